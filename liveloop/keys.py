@@ -1,0 +1,99 @@
+"""The keys: made once by `liveloop init`, read by the processes that need them. Knows files, not what is signed with them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from liveloop.errors import Misconfigured
+from liveloop.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKeys:
+    """The keys of the feedback tokens, by key id; new tokens are made with `current`."""
+
+    current: str
+    secrets: dict[str, bytes]
+
+
+def make_keys(folder: Path) -> None:
+    """Make all keys that are not there yet, readable by their owner alone."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / "tokens.json").exists():
+        _write(folder / "tokens.json", json.dumps({"current": "1", "keys": {"1": secrets.token_hex(32)}}).encode())
+    if not (folder / "asker.key").exists():
+        _write(folder / "asker.key", secrets.token_hex(32).encode())
+    if not (folder / "signing.key").exists():
+        key = Ed25519PrivateKey.generate()
+        _write(
+            folder / "signing.key",
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        )
+        _write(
+            folder / "verify.key",
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+        )
+
+
+def token_keys(settings: Settings) -> TokenKeys:
+    """The keys of the feedback tokens. Raises Misconfigured where they are missing."""
+    path = settings.token_keys_file or settings.data / "keys" / "tokens.json"
+    try:
+        stored = json.loads(_read(path))
+        keys = TokenKeys(current=stored["current"], secrets={name: bytes.fromhex(secret) for name, secret in stored["keys"].items()})
+        keys.secrets[keys.current]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Misconfigured(f"{path} is not a file of token keys; `liveloop init` makes one") from error
+    return keys
+
+
+def asker_key(settings: Settings) -> bytes:
+    """The key of the askers' hashes. Raises Misconfigured where it is missing."""
+    path = settings.asker_key_file or settings.data / "keys" / "asker.key"
+    try:
+        return bytes.fromhex(_read(path).decode().strip())
+    except ValueError as error:
+        raise Misconfigured(f"{path} is not a key in hex; `liveloop init` makes one") from error
+
+
+def signing_key(settings: Settings) -> Ed25519PrivateKey:
+    """The learner's key. Raises Misconfigured where it is missing."""
+    path = settings.signing_key_file or settings.data / "keys" / "signing.key"
+    try:
+        key = serialization.load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Misconfigured(f"{path} is not an Ed25519 private key in PEM; `liveloop init` makes one") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Misconfigured(f"{path} is not an Ed25519 private key; `liveloop init` makes one")
+    return key
+
+
+def verify_key(settings: Settings) -> Ed25519PublicKey:
+    """The public half of the learner's key. Raises Misconfigured where it is missing."""
+    path = settings.verify_key_file or settings.data / "keys" / "verify.key"
+    try:
+        key = serialization.load_pem_public_key(_read(path))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Misconfigured(f"{path} is not an Ed25519 public key in PEM; `liveloop init` makes one") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise Misconfigured(f"{path} is not an Ed25519 public key; `liveloop init` makes one")
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"the key file {path} cannot be read ({error.strerror}); run `liveloop init`, or name it in the settings") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)

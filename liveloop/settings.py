@@ -1,0 +1,115 @@
+"""What can be set, with units and effects. Order: command line, environment (LIVELOOP_*), liveloop.toml, default. Connects to nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from liveloop.errors import Misconfigured
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, frozen. A field's environment name is LIVELOOP_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="LIVELOOP_", toml_file="liveloop.toml", frozen=True, extra="forbid")
+
+    data: Path = Field(Path("liveloop-data"), description="folder with all state of an embedded run")
+    events_url: str = Field("", description="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC; empty: events.db in the data folder")
+    weights_url: str = Field("", description="file:///FOLDER or redis://HOST:PORT; empty: weights/ in the data folder")
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    inference_listen: str = Field("127.0.0.1:50051", description="gRPC address of the inference service, host:port")
+    learner_listen: str = Field("127.0.0.1:50052", description="gRPC address of the learner, host:port")
+    gateway_listen: str = Field("127.0.0.1:8080", description="HTTP address of the gateway, host:port")
+    gateway_ops_listen: str = Field("127.0.0.1:9100", description="metrics and probes of the gateway, host:port")
+    inference_ops_listen: str = Field("127.0.0.1:9101", description="metrics and probes of the inference service, host:port")
+    learner_ops_listen: str = Field("127.0.0.1:9102", description="metrics and probes of the learner, host:port")
+    inference_target: str = Field("", description="where the gateway finds inference, host:port; empty: inference_listen")
+    learner_target: str = Field("", description="where the gateway finds the learner, host:port; empty: learner_listen")
+
+    token_keys_file: Path | None = Field(None, description="keys of the feedback tokens; empty: keys/tokens.json in the data folder")
+    asker_key_file: Path | None = Field(None, description="key of the askers' hashes; empty: keys/asker.key in the data folder")
+    signing_key_file: Path | None = Field(None, description="the learner's Ed25519 key; empty: keys/signing.key in the data folder")
+    verify_key_file: Path | None = Field(None, description="its public half; empty: keys/verify.key in the data folder")
+
+    feedback_window: float = Field(86_400.0, gt=0, description="seconds in which an answer can be judged: token lifetime and join window")
+    history: float = Field(30 * 86_400.0, gt=0, description="seconds for which trained examples stay, so that the journal can be redone")
+    ack: Literal["local", "broker"] = Field("local", description="acknowledge feedback after the local fsync, or after Kafka has it")
+    log_capacity: int = Field(1 << 30, ge=1 << 20, description="bytes an event log file or outbox may hold")
+    topic_partitions: int = Field(6, ge=1, description="partitions of a Kafka topic that liveloop has to create")
+
+    pod: str = Field("", description="this pod's name in reports; empty: host name and process id")
+    inference_threads: int = Field(0, ge=0, description="compute threads of inference; 0: half the cores")
+    queue_limit: int = Field(1024, ge=1, description="inputs that may wait for the model before calls are refused")
+    batch_tokens: int = Field(4096, ge=1, description="padded tokens in one forward pass at most")
+    max_text_bytes: int = Field(32_768, ge=1, description="bytes in one text at most")
+
+    device: str = Field("auto", description="where the learner computes: auto, cpu, cuda, cuda:N")
+    learner_threads: int = Field(0, ge=0, description="compute threads of the learner; 0: all cores, at nice 10")
+    learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate, constant")
+    feedback_weight: float = Field(1.0, ge=0, description="lambda in L_task + lambda * L_FB")
+    ema_decay: float = Field(0.9, ge=0, lt=1, description="per step: served = decay * served + (1 - decay) * master")
+    clip_norm: float = Field(1.0, gt=0, description="L2 norm to which gradients are clipped")
+    micro_batch: int = Field(8, ge=1, description="nominal feedbacks in a step, and labelled task rows beside them")
+    micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
+    step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
+    train_embeddings: bool = Field(False, description="train the word-embedding table too (it doubles the patch)")
+    seed: int = Field(0, ge=0, description="seed of the journal's random choices")
+
+    @property
+    def events(self) -> str:
+        """The event log's URL, default filled in."""
+        return self.events_url or f"sqlite:///{(self.data / 'events.db').absolute()}"
+
+    @property
+    def weights(self) -> str:
+        """The weight store's URL, default filled in."""
+        return self.weights_url or f"file:///{str((self.data / 'weights').absolute()).lstrip('/')}"
+
+    @property
+    def embedded(self) -> bool:
+        """Both ports are files on this machine."""
+        return self.events.startswith("sqlite:") and self.weights.startswith("file:")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, liveloop.toml."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**command_line: Any) -> Settings:
+    """Read the settings; `None` on the command line means not given.
+
+    Raises:
+        Misconfigured: a value is not of its type, out of range, or unknown.
+    """
+    try:
+        return Settings(**{name: value for name, value in command_line.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise Misconfigured(f"the setting {name} is not usable: {first['msg']}") from error
+    except ValueError as error:  # a liveloop.toml that is not TOML
+        raise Misconfigured(f"liveloop.toml cannot be read: {error}") from error
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """Split `host:port`.
+
+    Raises:
+        Misconfigured: it is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise Misconfigured(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,82 @@
+"""The seam between model families: what a service asks of a task, whatever the model. Knows torch; knows no service.
+
+    flat.py            FlatModel: a transformers model whose parameters are views into one flat buffer
+    bundle.py          what a pod needs beside the weights: config, tokenizer, labels, layout
+    classification.py  text classification
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from liveloop.v1.weights_pb2 import Layout, ModelBundle
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One input as the model reads it."""
+
+    tokens: tuple[int, ...]
+    truncated: bool  # it was longer than the model reads and was cut
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the policy chose for one input."""
+
+    label: int  # index into the task's labels
+    probabilities: tuple[float, ...]  # of all labels, in their order; sums to 1
+    propensity: float  # probability with which the policy chose `label`
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledExample:
+    """A row of the task data."""
+
+    text: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackExample:
+    """A joined feedback, ready to learn from."""
+
+    text: str
+    label: int  # what was answered, or for a correction what it should have been
+    sign: int  # +1: `label` was right (a thumb up, a correction); -1: it was wrong
+    weight: float  # non-negative: 1 for a thumb or a correction, |2r - 1| for a rating r
+
+
+class Task(Protocol):
+    """One kind of model: how it reads inputs, answers, learns and is judged."""
+
+    labels: tuple[str, ...]
+
+    @property
+    def bundle(self) -> ModelBundle:
+        """What another process needs to build this task."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenise; safe to call from any thread."""
+        ...
+
+    def new_model(self, layout: Layout, flat: torch.Tensor) -> torch.nn.Module:
+        """A model that computes from `flat` (fp32, [layout.total]) without copying it."""
+        ...
+
+    def answer(self, model: torch.nn.Module, inputs: Sequence[Encoded]) -> list[Answer]:
+        """Answer a batch; one answer per input, in order."""
+        ...
+
+    def task_loss(self, model: torch.nn.Module, rows: Sequence[LabelledExample]) -> torch.Tensor:
+        """Mean loss over labelled rows, a scalar."""
+        ...
+
+    def feedback_loss(self, model: torch.nn.Module, items: Sequence[FeedbackExample], nominal: int) -> torch.Tensor:
+        """Sum of the weighted losses over feedbacks, divided by max(nominal, len(items)), a scalar."""
+        ...

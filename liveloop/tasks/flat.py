@@ -1,0 +1,72 @@
+"""One flat buffer as a model's memory: every parameter and float buffer is a view into it. Knows torch, not what the model is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+
+import torch
+
+from liveloop.errors import WrongLayout
+from liveloop.v1.weights_pb2 import Layout, TensorSpec
+
+
+def float_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, then floating-point buffers; tied ones once, under their first name."""
+    yield from model.named_parameters()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
+
+
+def layout_of(model: torch.nn.Module, *, frozen: Callable[[str], bool]) -> Layout:
+    """Where each tensor of `model` lies: those whose name is `frozen` first, otherwise in the model's own order. Buffers are frozen."""
+    buffers = {name for name, _ in model.named_buffers()}
+    tensors = [(name, tuple(tensor.shape), name in buffers or frozen(name)) for name, tensor in float_tensors(model)]
+    layout = Layout(format=1)
+    offset = 0
+    for is_frozen in (True, False):
+        for name, shape, belongs in tensors:
+            if belongs is is_frozen:
+                layout.tensors.append(TensorSpec(name=name, shape=shape, offset=offset))
+                offset += prod(shape)
+        if is_frozen:
+            layout.frozen = offset
+    layout.total = offset
+    return layout
+
+
+def flatten(model: torch.nn.Module, layout: Layout) -> torch.Tensor:
+    """A copy of the model's tensors as one fp32 buffer, [layout.total]."""
+    flat = torch.empty(layout.total, dtype=torch.float32)
+    tensors = dict(float_tensors(model))
+    for spec in layout.tensors:
+        _view(flat, spec).copy_(tensors[spec.name].detach())
+    return flat
+
+
+def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> None:
+    """Make `model` compute from `flat` ([layout.total]), in evaluation mode: dropout is off, in training too.
+
+    With `gradients` ([layout.total - layout.frozen]) the tensors that are not frozen accumulate their gradients into it.
+    Raises WrongLayout when the model's tensors are not those of the layout.
+    """
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    expected = {name: tuple(tensor.shape) for name, tensor in float_tensors(model)}
+    if expected != {spec.name: tuple(spec.shape) for spec in layout.tensors}:
+        raise WrongLayout("the model's tensors are not those of the layout: other names or shapes")
+    for spec in layout.tensors:
+        view = _view(flat, spec)
+        if spec.name in buffers:
+            owner, _, attribute = spec.name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, view)
+            continue
+        parameter = parameters[spec.name]
+        parameter.data = view
+        parameter.requires_grad_(gradients is not None and spec.offset >= layout.frozen)
+        if gradients is not None and spec.offset >= layout.frozen:
+            parameter.grad = _view(gradients, spec, base=layout.frozen)
+    model.eval()
+
+
+def _view(flat: torch.Tensor, spec: TensorSpec, base: int = 0) -> torch.Tensor:
+    start = spec.offset - base
+    return flat[start : start + prod(spec.shape)].view(tuple(spec.shape))

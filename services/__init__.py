@@ -1,0 +1,1 @@
+"""The processes that run liveloop: they start from a clone or an image and are not part of the wheel."""

@@ -49,21 +49,24 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
     With `gradients` ([layout.total - layout.frozen]) the tensors that are not frozen accumulate their gradients into it.
     Raises WrongLayout when the model's tensors are not those of the layout.
     """
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     expected = {name: tuple(tensor.shape) for name, tensor in float_tensors(model)}
     if expected != {spec.name: tuple(spec.shape) for spec in layout.tensors}:
         raise WrongLayout("the model's tensors are not those of the layout: other names or shapes")
+    views: dict[int, torch.Tensor] = {}
+    old = dict(float_tensors(model))
     for spec in layout.tensors:
         view = _view(flat, spec)
-        if spec.name in buffers:
-            owner, _, attribute = spec.name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, view)
-            continue
-        parameter = parameters[spec.name]
-        parameter.data = view
-        parameter.requires_grad_(gradients is not None and spec.offset >= layout.frozen)
-        if gradients is not None and spec.offset >= layout.frozen:
-            parameter.grad = _view(gradients, spec, base=layout.frozen)
+        if isinstance(old[spec.name], torch.nn.Parameter):
+            trains = gradients is not None and spec.offset >= layout.frozen
+            view = torch.nn.Parameter(view, requires_grad=trains)
+            if gradients is not None and trains:
+                view.grad = _view(gradients, spec, base=layout.frozen)
+        views[id(old[spec.name])] = view
+    for module in model.modules():
+        for slots in (module._parameters, module._buffers):
+            for name, tensor in slots.items():
+                if tensor is not None and id(tensor) in views:
+                    slots[name] = views[id(tensor)]
     model.eval()
 
 

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Makes sure of what the tests need and only the system has: Java 17 or newer, Maven and Chromium. Installs with apt where it may.
+set -eu
+
+missing() {
+    java_version=$(java -version 2>&1 | sed -n '1s/.*version "\([0-9]*\).*/\1/p') || java_version=
+    [ "${java_version:-0}" -ge 17 ] || echo java
+    command -v mvn >/dev/null || echo maven
+    command -v chromium >/dev/null || echo chromium
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+install_with_apt() {
+    command -v apt-get >/dev/null && as_root true 2>/dev/null || return 0
+    as_root apt-get update -qq || return 0
+    packages=
+    for name in "$@"; do
+        [ "$name" = java ] || { packages="$packages $name"; continue; }
+        for release in 21 17; do
+            apt-cache show "openjdk-$release-jre-headless" >/dev/null 2>&1 && { packages="$packages openjdk-$release-jre-headless"; break; }
+        done
+    done
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null || return 0
+}
+
+names=$(missing)
+[ -z "$names" ] && exit 0
+echo "Installing with apt for the tests: $(echo $names)."
+# shellcheck disable=SC2086
+install_with_apt $names
+names=$(missing)
+[ -z "$names" ] && exit 0
+echo "The tests also need $(echo $names | sed 's/ /, /g; s/java/Java 17 or newer (java)/; s/maven/Maven (mvn)/; s/chromium/Chromium (chromium)/'): please install what is missing." >&2
+exit 2

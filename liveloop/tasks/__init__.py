@@ -65,8 +65,11 @@ class Task(Protocol):
         """Tokenise; safe to call from any thread."""
         ...
 
-    def new_model(self, layout: Layout, flat: torch.Tensor) -> torch.nn.Module:
-        """A model that computes from `flat` (fp32, [layout.total]) without copying it."""
+    def new_model(self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> torch.nn.Module:
+        """A model that computes from `flat` (fp32, [layout.total]) without copying it.
+
+        With `gradients` ([layout.total - layout.frozen]) the tensors that are not frozen accumulate their gradients into it.
+        """
         ...
 
     def answer(self, model: torch.nn.Module, inputs: Sequence[Encoded]) -> list[Answer]:

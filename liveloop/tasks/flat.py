@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import prod
 
+import numpy as np
 import torch
 
 from liveloop.errors import WrongLayout
@@ -68,6 +69,17 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
                 if tensor is not None and id(tensor) in views:
                     slots[name] = views[id(tensor)]
     model.eval()
+
+
+def widen(bits: np.ndarray) -> torch.Tensor:
+    """bf16 bit patterns (uint16, [n]) as fp32, [n]; exact."""
+    return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
+
+
+def narrow(values: torch.Tensor) -> np.ndarray:
+    """fp32 values, [n], cast to bf16 (to nearest, ties to even), as bit patterns (uint16, [n])."""
+    bits: np.ndarray = values.detach().to(torch.bfloat16).cpu().view(torch.uint16).numpy()
+    return bits
 
 
 def _view(flat: torch.Tensor, spec: TensorSpec, base: int = 0) -> torch.Tensor:

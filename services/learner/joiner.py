@@ -1,0 +1,177 @@
+"""What becomes of a feedback, whatever the order in which events arrive. Knows the journal's tables; knows no log, no model.
+
+The log is at least once and its partitions are read at their own pace, so every rule here is a function of the set of events, never of
+their order: an event read twice changes nothing, and of one judge's judgements of one prediction the greatest (accepted_at, feedback_id)
+counts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+
+from blake3 import blake3
+
+from liveloop.v1.events_pb2 import THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
+from liveloop.v1.learner_pb2 import FeedbackState as State
+
+HELD_OUT_SHARE = 10
+"""One prediction in this many is kept to check the model with."""
+
+_RESOLVED = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
+_LIVE = (
+    State.FEEDBACK_STATE_JOINED,
+    State.FEEDBACK_STATE_TRAINED,
+    State.FEEDBACK_STATE_SERVED,
+    State.FEEDBACK_STATE_QUARANTINED,
+    State.FEEDBACK_STATE_HELD_OUT,
+)
+
+
+def is_held_out(prediction_id: str) -> bool:
+    """Feedback on this prediction is never trained on. A function of the id alone, independent of its partition."""
+    return int.from_bytes(blake3(prediction_id.encode()).digest()[4:8], "big") % HELD_OUT_SHARE == 0
+
+
+def time_of(prediction_id: str) -> float:
+    """When a prediction was made, by its UUIDv7 (RFC 9562, 48 bits of Unix milliseconds); 0 for an id that is none."""
+    try:
+        return (uuid.UUID(prediction_id).int >> 80) / 1000
+    except ValueError:
+        return 0.0
+
+
+class Joiner:
+    """Applies events to the join store, inside a transaction of its caller's."""
+
+    def __init__(self, db: sqlite3.Connection, *, labels: Iterable[str], window: float) -> None:
+        self._db = db
+        self._labels = frozenset(labels)
+        self._window = window
+        self.outcomes: Counter[int] = Counter()  # feedbacks that reached a state since the caller last cleared it
+
+    def take(self, event: Event) -> float:
+        """Apply one event and return its time, Unix seconds."""
+        kind = event.WhichOneof("event")
+        if kind == "prediction":
+            return self._take_prediction(event.prediction)
+        if kind == "feedback":
+            return self._take_feedback(event.feedback)
+        if kind == "pod_report":
+            return self._take_report(event.pod_report)
+        return 0.0
+
+    def expire(self, read_until: float) -> None:
+        """Give up on feedback whose prediction never came, and forget predictions nobody judged, once the log has been read past both.
+
+        `read_until`: every partition has been read up to this time, Unix seconds.
+        """
+        limit = read_until - self._window
+        waiting = self._db.execute("SELECT id, prediction_id FROM feedback WHERE state = ?", (State.FEEDBACK_STATE_PENDING,)).fetchall()
+        for feedback, prediction_id in waiting:
+            if time_of(prediction_id) < limit:
+                self._set(feedback, State.FEEDBACK_STATE_EXPIRED, "its prediction never arrived")
+        self._db.execute(
+            "DELETE FROM predictions WHERE created_at < ? AND prediction_id NOT IN (SELECT prediction_id FROM feedback)", (limit,)
+        )
+
+    def _take_prediction(self, prediction: PredictionEvent) -> float:
+        created_at = prediction.created_at.ToNanoseconds() / 1e9
+        added = self._db.execute(
+            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                prediction.prediction_id,
+                prediction.input.text,
+                prediction.label,
+                prediction.version,
+                prediction.score,
+                prediction.propensity,
+                created_at,
+            ),
+        )
+        if added.rowcount:
+            judges = self._db.execute("SELECT DISTINCT judge FROM feedback WHERE prediction_id = ?", (prediction.prediction_id,)).fetchall()
+            for (judge,) in judges:
+                self._resolve(prediction.prediction_id, judge)
+        return created_at
+
+    def _take_feedback(self, event: FeedbackEvent) -> float:
+        feedback, accepted_at = event.feedback, event.accepted_at.ToNanoseconds() / 1e9
+        signal = feedback.WhichOneof("signal") or ""
+        if signal == "thumb":
+            signal = "up" if feedback.thumb == THUMB_UP else "down"
+        added = self._db.execute(
+            "INSERT OR IGNORE INTO feedback (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                feedback.prediction_id,
+                feedback.feedback_id,
+                event.judge,
+                accepted_at,
+                signal,
+                feedback.rating if signal == "rating" else None,
+                feedback.correction.label if signal == "correction" else None,
+                State.FEEDBACK_STATE_PENDING,
+            ),
+        )
+        if added.rowcount:
+            self._resolve(feedback.prediction_id, event.judge)
+        return accepted_at
+
+    def _take_report(self, report: PodReport) -> float:
+        reported_at, flipped_at = report.reported_at.ToNanoseconds() / 1e9, report.flipped_at.ToNanoseconds() / 1e9
+        self._db.execute(
+            "INSERT INTO pods VALUES (?, ?, ?) ON CONFLICT (pod) DO UPDATE SET version = excluded.version, reported_at = excluded.reported_at"
+            " WHERE excluded.reported_at >= reported_at",
+            (report.pod, report.version, reported_at),
+        )
+        served = self._db.execute(
+            "UPDATE feedback SET state = ?, served_at = ? WHERE state = ? AND version <= ?",
+            (State.FEEDBACK_STATE_SERVED, flipped_at, State.FEEDBACK_STATE_TRAINED, report.version),
+        )
+        self.outcomes[State.FEEDBACK_STATE_SERVED] += served.rowcount
+        return reported_at
+
+    def _resolve(self, prediction_id: str, judge: bytes) -> None:
+        """Settle all judgements of one prediction by one judge; without the prediction they wait."""
+        created = self._db.execute("SELECT created_at FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchone()
+        if created is None:
+            return
+        judgements = self._db.execute(
+            "SELECT id, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge = ?"
+            " ORDER BY accepted_at DESC, feedback_id DESC",
+            (prediction_id, judge),
+        ).fetchall()
+        superseded_by: int | None = None
+        for feedback, state, signal, label, accepted_at in judgements:
+            if state in _RESOLVED:
+                continue
+            refusal = self._refusal(signal, label, accepted_at - created[0])
+            if refusal:
+                self._set(feedback, *refusal)
+            elif signal == "retraction" or superseded_by == State.FEEDBACK_STATE_RETRACTED:
+                superseded_by = State.FEEDBACK_STATE_RETRACTED
+                self._set(feedback, State.FEEDBACK_STATE_RETRACTED, "taken back", was=state)
+            elif superseded_by is not None:
+                self._set(feedback, State.FEEDBACK_STATE_SUPERSEDED, "the same judge said something later", was=state)
+            else:
+                superseded_by = State.FEEDBACK_STATE_SUPERSEDED
+                if state not in _LIVE:
+                    held_out = is_held_out(prediction_id)
+                    self._set(feedback, State.FEEDBACK_STATE_HELD_OUT if held_out else State.FEEDBACK_STATE_JOINED, "")
+
+    def _refusal(self, signal: str, label: str | None, age: float) -> tuple[int, str] | None:
+        if age > self._window:
+            return State.FEEDBACK_STATE_EXPIRED, f"accepted {age:.0f} s after its prediction; the feedback window is {self._window:.0f} s"
+        if signal == "correction" and label not in self._labels:
+            return State.FEEDBACK_STATE_REJECTED, f"the model has no label {label!r}"
+        if not signal:
+            return State.FEEDBACK_STATE_REJECTED, "it carries no signal"
+        return None
+
+    def _set(self, feedback: int, state: int, reason: str, *, was: int | None = None) -> None:
+        if state != was:
+            self._db.execute("UPDATE feedback SET state = ?, reason = ? WHERE id = ?", (state, reason, feedback))
+            self.outcomes[state] += 1

@@ -1,0 +1,82 @@
+"""What one step learns from: new feedback, replayed feedback and labelled task rows. Knows the journal's tables, not the model."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from liveloop.errors import NotFound
+from liveloop.tasks import FeedbackExample, LabelledExample
+from liveloop.v1.learner_pb2 import FeedbackState as State
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The ids that a journal row names, in the order in which they are computed, and the examples behind them."""
+
+    new: tuple[int, ...]  # feedback that no standing row introduced before
+    replayed: tuple[int, ...]  # feedback learnt from once already
+    task: tuple[int, ...]  # indices into the task data
+    feedback_examples: tuple[FeedbackExample, ...]  # of new, then of replayed
+    task_examples: tuple[LabelledExample, ...]
+
+
+class MicroBatches:
+    """Chooses micro-batches, and builds again those that a row names."""
+
+    def __init__(self, db: sqlite3.Connection, task_rows: Sequence[LabelledExample], labels: Sequence[str]) -> None:
+        self._db = db
+        self._task_rows = task_rows
+        self._label_index: Mapping[str, int] = {label: index for index, label in enumerate(labels)}
+
+    def waiting(self) -> int:
+        """Feedbacks joined and not yet learnt from."""
+        found = self._db.execute("SELECT count(*) FROM feedback WHERE state = ?", (State.FEEDBACK_STATE_JOINED,)).fetchone()
+        return int(found[0])
+
+    def choose(self, *, nominal: int, limit: int, rng: random.Random) -> MicroBatch:
+        """Take what waits, at most `limit`, oldest first; fill up to `nominal` from what was learnt from once. Never waits."""
+        rows = self._db.execute("SELECT id FROM feedback WHERE state = ? ORDER BY id LIMIT ?", (State.FEEDBACK_STATE_JOINED, limit))
+        new = tuple(row[0] for row in rows)
+        replayed = self._replay(max(0, nominal - len(new)), rng)
+        task = tuple(rng.sample(range(len(self._task_rows)), min(nominal, len(self._task_rows))))
+        return self.build(new, replayed, task)
+
+    def build(self, new: Sequence[int], replayed: Sequence[int], task: Sequence[int]) -> MicroBatch:
+        """The micro-batch of these ids. Raises NotFound when an example is no longer kept."""
+        examples = tuple(self._example(feedback) for feedback in (*new, *replayed))
+        return MicroBatch(tuple(new), tuple(replayed), tuple(task), examples, tuple(self._task_rows[index] for index in task))
+
+    def held_out(self, limit: int) -> dict[str, FeedbackExample]:
+        """The newest held-out feedbacks, by a name that stays theirs."""
+        rows = self._db.execute(
+            "SELECT id FROM feedback WHERE state = ? ORDER BY id DESC LIMIT ?", (State.FEEDBACK_STATE_HELD_OUT, limit)
+        ).fetchall()
+        return {f"feedback:{feedback}": self._example(feedback) for (feedback,) in rows}
+
+    def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
+        """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""
+        usable = f"uses = 1 AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
+        low, high = self._db.execute(f"SELECT min(id), max(id) FROM feedback WHERE {usable}").fetchone()  # noqa: S608  no input in it
+        if low is None:
+            return ()
+        found: dict[int, None] = {}
+        for _ in range(count):
+            row = self._db.execute(f"SELECT id FROM feedback WHERE {usable} AND id >= ? LIMIT 1", (rng.randint(low, high),)).fetchone()  # noqa: S608
+            found[row[0]] = None
+        return tuple(found)
+
+    def _example(self, feedback: int) -> FeedbackExample:
+        row = self._db.execute(
+            "SELECT text, predictions.label, signal, rating, feedback.label FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?",
+            (feedback,),
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"the example of feedback {feedback} is no longer kept")
+        text, answered, signal, rating, corrected = row
+        if signal == "correction":
+            return FeedbackExample(text, self._label_index[corrected], +1, 1.0)
+        strength = 2.0 * rating - 1.0 if signal == "rating" else (1.0 if signal == "up" else -1.0)
+        return FeedbackExample(text, self._label_index[answered], +1 if strength >= 0 else -1, abs(strength))

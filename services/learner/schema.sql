@@ -1,0 +1,87 @@
+-- The journal. Times are Unix seconds. States are the numbers of liveloop.v1.FeedbackState.
+
+-- Who may write: one holder at a time, told apart by the epoch.
+CREATE TABLE IF NOT EXISTS lease (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  epoch INTEGER NOT NULL,
+  holder TEXT NOT NULL,
+  deadline REAL NOT NULL
+);
+INSERT OR IGNORE INTO lease VALUES (1, 0, '', 0);
+
+-- The next position to read of each partition, and the time up to which it has been read.
+CREATE TABLE IF NOT EXISTS positions (
+  partition INTEGER PRIMARY KEY,
+  position INTEGER NOT NULL,
+  read_until REAL NOT NULL
+);
+
+-- The join store. A prediction that was judged stays for `history`, another for the feedback window. UUIDv7 keys are in order of time.
+CREATE TABLE IF NOT EXISTS predictions (
+  prediction_id TEXT PRIMARY KEY,
+  text TEXT NOT NULL,
+  label TEXT NOT NULL,
+  version INTEGER NOT NULL,
+  score REAL NOT NULL,
+  propensity REAL NOT NULL,
+  created_at REAL NOT NULL
+) WITHOUT ROWID;
+
+-- Every feedback that was ever accepted, and what became of it.
+CREATE TABLE IF NOT EXISTS feedback (
+  id INTEGER PRIMARY KEY,
+  prediction_id TEXT NOT NULL,
+  feedback_id TEXT NOT NULL,
+  judge BLOB NOT NULL,
+  accepted_at REAL NOT NULL,
+  signal TEXT NOT NULL,              -- up, down, rating, correction, retraction
+  rating REAL,
+  label TEXT,                        -- of a correction
+  state INTEGER NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  row INTEGER NOT NULL DEFAULT 0,    -- the journal row that introduced it
+  version INTEGER NOT NULL DEFAULT 0,-- the first version that includes it
+  served_at REAL,
+  uses INTEGER NOT NULL DEFAULT 0,   -- steps it took part in, replays included
+  returned INTEGER NOT NULL DEFAULT 0, -- it was given back once after a refusal
+  UNIQUE (prediction_id, feedback_id)
+);
+CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, id);
+CREATE INDEX IF NOT EXISTS feedback_by_version ON feedback (version);
+CREATE INDEX IF NOT EXISTS feedback_for_replay ON feedback (id) WHERE uses = 1 AND state IN (3, 4);
+
+-- Every step and every decision, in order; never changed.
+CREATE TABLE IF NOT EXISTS rows (
+  row INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL,                -- init, train, settle, reset, rebase, note
+  epoch INTEGER NOT NULL,
+  version INTEGER,                   -- the version it made; none for a note
+  body TEXT NOT NULL,                -- JSON: what went in
+  recipe TEXT NOT NULL,              -- digest of the recipe it was made with
+  state_digest BLOB,                 -- of the served state it left
+  created_at REAL NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS rows_by_version ON rows (version) WHERE version IS NOT NULL;
+
+-- Recipes by digest, stored whole when they change.
+CREATE TABLE IF NOT EXISTS recipes (
+  digest TEXT PRIMARY KEY,
+  body TEXT NOT NULL
+);
+
+-- What was published.
+CREATE TABLE IF NOT EXISTS versions (
+  version INTEGER PRIMARY KEY,
+  parent INTEGER NOT NULL,
+  manifest TEXT NOT NULL,
+  patch_bytes INTEGER NOT NULL,
+  blessed INTEGER NOT NULL DEFAULT 0,
+  accuracy REAL
+);
+
+-- The last report of each pod.
+CREATE TABLE IF NOT EXISTS pods (
+  pod TEXT PRIMARY KEY,
+  version INTEGER NOT NULL,
+  reported_at REAL NOT NULL
+);

@@ -1,0 +1,41 @@
+"""The commands that need a clone: up, init, demo and bench. Each imports what it needs when it runs, so that `--help` stays quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[Path | None, typer.Option(help="Folder with all state; ./liveloop-data by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("up")(_up)
+
+
+def _up(
+    data: Data = None,
+    grpc_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the inference service.")] = None,
+    learner_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the learner.")] = None,
+    http_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="HTTP port of the gateway and its page.")] = None,
+    ops_port: Annotated[int | None, typer.Option(min=1, max=65_533, help="First of three ports for metrics and probes.")] = None,
+    events_url: Annotated[str | None, typer.Option(help="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC.")] = None,
+    weights_url: Annotated[str | None, typer.Option(help="file:///FOLDER or redis://HOST:PORT.")] = None,
+) -> None:
+    """Keep the loop running, with a page to try it on; an empty data folder is first initialised with the demo model."""
+    from rich.console import Console
+
+    from services.commands.up import up, up_settings
+
+    settings = up_settings(
+        data=data,
+        grpc_port=grpc_port,
+        learner_port=learner_port,
+        http_port=http_port,
+        ops_port=ops_port,
+        events_url=events_url,
+        weights_url=weights_url,
+    )
+    up(settings, Console())

@@ -1,0 +1,86 @@
+"""`liveloop up`: initialises an empty data folder, keeps the three services running and ends them cleanly. Knows no service's insides."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from liveloop.errors import Misconfigured
+from liveloop.settings import Settings, host_port, load_settings
+from services.commands.processes import MISCONFIGURED, Loop
+
+_QUICK = 30.0  # seconds: a service that ends sooner after its start may do so each time
+_QUICK_DEATHS = 5  # with waits of 1, 2, 4 and 8 s between them
+_LOOK = 0.2  # seconds between two looks at the children
+
+
+def up(settings: Settings, console: Console) -> None:
+    """Run until Ctrl-C or SIGTERM.
+
+    Raises:
+        Misconfigured: it cannot start, or a service keeps ending; nothing is left running.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if not any((settings.data / "weights" / "heads").glob("*")):
+            from services.commands.init import prepare_demo  # brings torch: only where there is something to initialise
+
+            console.print(f"{settings.data} is empty: initialising it with the demo model.")
+            prepare_demo(settings, console)
+        with Loop(settings) as loop:
+            console.print(f"Ready: [link={page(settings)}]{page(settings)}[/link]  (Ctrl-C ends it; logs are in {settings.data / 'logs'})")
+            _supervise(loop, console)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+
+
+def page(settings: Settings) -> str:
+    """The address of the page, for a person."""
+    host, port = host_port(settings.gateway_listen)
+    return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}"  # noqa: S104 compared, not listened on
+
+
+def up_settings(
+    *,
+    data: Path | None,
+    grpc_port: int | None,
+    learner_port: int | None,
+    http_port: int | None,
+    ops_port: int | None,
+    events_url: str | None,
+    weights_url: str | None,
+) -> Settings:
+    """The settings with the ports of the command line; the hosts stay. Raises Misconfigured."""
+    base = load_settings(data=data, events_url=events_url, weights_url=weights_url)
+    ports = {"inference_listen": grpc_port, "learner_listen": learner_port, "gateway_listen": http_port}
+    if ops_port is not None:
+        ports |= {"gateway_ops_listen": ops_port, "inference_ops_listen": ops_port + 1, "learner_ops_listen": ops_port + 2}
+    update = {name: f"{host_port(getattr(base, name))[0]}:{port}" for name, port in ports.items() if port is not None}
+    return base.model_copy(update=update)
+
+
+def _supervise(loop: Loop, console: Console) -> None:
+    started = dict.fromkeys(loop.services, time.monotonic())
+    deaths = dict.fromkeys(loop.services, 0)
+    while True:
+        time.sleep(_LOOK)
+        for service, process in list(loop.processes.items()):
+            if process.poll() is None:
+                continue
+            lived = time.monotonic() - started[service]
+            deaths[service] = deaths[service] + 1 if lived < _QUICK else 1
+            if process.returncode == MISCONFIGURED or deaths[service] >= _QUICK_DEATHS:
+                raise Misconfigured(loop.failure(service))
+            wait = 2.0 ** (deaths[service] - 1)
+            console.print(f"{loop.failure(service)}. Starting it again in {wait:.0f} s.", style="yellow")
+            time.sleep(wait)
+            loop.launch(service)
+            started[service] = time.monotonic()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

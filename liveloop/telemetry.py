@@ -30,6 +30,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "feedback_received_total": ("Feedback items, by signal and by what was answered.", ("signal", "result")),
     "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", ("outcome",)),
     "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", ()),
+    "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", ()),
     "weight_updates_total": ("Updates of the served weights, by result.", ("result",)),
     "learner_steps_total": ("Training steps taken.", ()),
     "versions_published_total": ("Versions published, by the kind of row that made them.", ("kind",)),

@@ -1,18 +1,27 @@
 """The event log: the port that every adapter keeps, and the choice of one by URL. Knows no adapter's insides.
 
-    sqlite.py   SqliteLog: the embedded log, and the outbox of the distributed one
-    intake.py   Intake: many callers, one writer thread, one fsync per group
-    kafka.py    KafkaLog: Apache Kafka
-    relay.py    Relay: moves an outbox to Kafka
+codec.py     an event's partition and content digest, the bytes of a record
+sqlite.py    SqliteLog: the embedded log, and the outbox of the distributed one
+database.py  one SQLite file that processes share; locks.py: locks that die with their holder
+intake.py    Intake: many callers, one writer thread, one fsync per group
+kafka.py     KafkaLog: Apache Kafka
+relay.py     Relay: moves an outbox to Kafka; outbox.py: which outbox belongs to whom
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+from urllib.parse import urlsplit
 
+from liveloop.errors import Misconfigured
+from liveloop.settings import Settings
 from liveloop.v1.events_pb2 import Event
+
+if TYPE_CHECKING:
+    from liveloop.events.intake import Intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +72,30 @@ class EventLog(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def open_log(settings: Settings) -> EventLog:
+    """The log that `settings.events` names, to read from. Raises Misconfigured; does not wait for a broker."""
+    url = urlsplit(settings.events)
+    if url.scheme == "sqlite":
+        from liveloop.events.sqlite import SqliteLog  # noqa: PLC0415  each adapter is imported where it is used
+
+        return SqliteLog(_file(settings), capacity=settings.log_capacity, window=settings.feedback_window)
+    raise Misconfigured(f"the events URL {settings.events!r} is neither sqlite:///FILE nor kafka://HOST:PORT,HOST:PORT/TOPIC")
+
+
+def open_intake(settings: Settings) -> Intake:
+    """Where an inference process puts its events: the embedded log, or this process's outbox. Raises Misconfigured; waits for no broker."""
+    from liveloop.events.intake import Intake  # noqa: PLC0415
+    from liveloop.events.sqlite import SqliteLog  # noqa: PLC0415
+
+    log = open_log(settings)
+    assert isinstance(log, SqliteLog)
+    return Intake(log)
+
+
+def _file(settings: Settings) -> Path:
+    url = urlsplit(settings.events)
+    if url.netloc or len(url.path) < 2:
+        raise Misconfigured(f"the events URL {settings.events!r} names no file; write sqlite:///FILE, with three slashes")
+    return Path(url.path)

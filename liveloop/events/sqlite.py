@@ -1,0 +1,207 @@
+"""SqliteLog: the event log in one file, and the outbox of the distributed one. Knows what a duplicate is, not who writes or reads."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Self
+
+from liveloop.errors import LiveloopError, Overloaded
+from liveloop.events import Page, Record
+from liveloop.events.codec import UnreadableError, content_digest, decode, encode
+from liveloop.events.database import Database
+from liveloop.telemetry import counter, logger
+from liveloop.v1.events_pb2 import Event
+
+_SCHEMA = """
+CREATE TABLE batch (position INTEGER PRIMARY KEY AUTOINCREMENT, written_at REAL NOT NULL, events INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE accepted (prediction_id TEXT NOT NULL, feedback_id TEXT NOT NULL, digest BLOB NOT NULL, accepted_at REAL NOT NULL,
+                       PRIMARY KEY (prediction_id, feedback_id)) WITHOUT ROWID;
+CREATE INDEX accepted_by_age ON accepted (accepted_at);
+CREATE TABLE released (position INTEGER NOT NULL);
+INSERT INTO released VALUES (0)
+"""
+_POLL = 0.015
+"""Seconds between two looks at a file in which nothing is new."""
+_TRIM_ROWS = 1000
+"""Rows that one transaction removes at most, so that no writer waits long for it."""
+_TRIM_SECONDS = 1.0
+"""A log that keeps its rows for a window is not tidied more often than this."""
+
+
+class Verdict(Enum):
+    """What became of an event that was to be written."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # the same feedback came before; not stored again
+    CONFLICT = "conflict"  # another feedback came before under this id; not stored
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of one transaction."""
+
+    verdicts: list[Verdict]  # one per event, in order
+    end: int  # everything accepted so far is at or before this position
+
+
+class SqliteLog:
+    """An EventLog of one partition, 0. Processes and threads may share the file; one row is one transaction's events."""
+
+    def __init__(self, path: Path, *, capacity: int = 1 << 30, window: float = 86_400.0, retention: float | None = None) -> None:
+        """Open or create the file. Ids of feedback stay for `window` seconds, released rows for `retention` (default: `window`).
+
+        Raises Misconfigured when the file cannot be opened.
+        """
+        self._database = Database(path, schema=_SCHEMA, version=1)
+        self.capacity = capacity
+        self._window = window
+        self._retention = window if retention is None else retention
+        self._next_trim = 0.0
+        self._passed_over = 0
+
+    @property
+    def partitions(self) -> range:
+        """One."""
+        return range(1)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """See EventLog. A feedback that is there already is not stored again."""
+        self.write(events)
+
+    def write(self, events: Sequence[Event]) -> list[Verdict]:
+        """Store events as one row, durably, and say of each what became of it. Raises Overloaded at capacity, Unavailable."""
+        return self.store(events).verdicts
+
+    def store(self, events: Sequence[Event]) -> Written:
+        """As `write`, telling the position too."""
+
+        def work(connection: sqlite3.Connection) -> Written:
+            if _bytes(connection) >= self.capacity:
+                raise Overloaded("the event log is full")
+            verdicts = [_judge(connection, event) for event in events]
+            accepted = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is Verdict.ACCEPTED]
+            if accepted:
+                connection.execute(
+                    "INSERT INTO batch (written_at, events, record) VALUES (?, ?, ?)", (time.time(), len(accepted), encode(accepted))
+                )
+            return Written(verdicts, _end(connection))
+
+        return self._database.write(work)
+
+    def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
+        """See EventLog. A row that cannot be decoded comes as a record without events, counted and logged once."""
+        deadline = time.monotonic() + timeout
+        while True:
+            rows, end = self._database.read(lambda connection: _rows(connection, positions.get(0), limit))
+            wait = min(_POLL, deadline - time.monotonic())
+            if rows or wait <= 0:
+                records = [Record(0, position, self._decode(position, record)) for position, record in rows]
+                return Page(records, at_end=frozenset({0} if not rows or rows[-1][0] >= end else ()))
+            time.sleep(wait)
+
+    def release(self, positions: Mapping[int, int]) -> None:
+        """See EventLog."""
+        if 0 not in positions or time.monotonic() < self._next_trim:
+            return
+        now = time.time()
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE released SET position = max(position, ?)", (positions[0],))
+            rows = connection.execute(
+                "SELECT position, written_at FROM batch WHERE position < ? ORDER BY position LIMIT ?", (positions[0], _TRIM_ROWS)
+            )
+            last = max((position for position, written_at in rows if written_at <= now - self._retention), default=0)
+            connection.execute("DELETE FROM batch WHERE position <= ?", (last,))
+            connection.execute(
+                "DELETE FROM accepted WHERE (prediction_id, feedback_id) IN "
+                "(SELECT prediction_id, feedback_id FROM accepted WHERE accepted_at <= ? LIMIT ?)",
+                (now - self._window, _TRIM_ROWS),
+            )
+
+        self._database.write(work)
+        if self._retention > 0:
+            self._next_trim = time.monotonic() + _TRIM_SECONDS
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in use: pages that are not free."""
+        return self._database.read(_bytes)
+
+    @property
+    def fill(self) -> float:
+        """Share of the capacity in use; a little above 1 when full."""
+        return self.used_bytes / self.capacity
+
+    @property
+    def oldest(self) -> float:
+        """Unix time of the oldest row that was not released; 0 when there is none."""
+        statement = "SELECT written_at FROM batch WHERE position >= (SELECT position FROM released) ORDER BY position LIMIT 1"
+        row = self._database.read(lambda connection: connection.execute(statement).fetchone())
+        return float(row[0]) if row else 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Events that were not released."""
+        statement = "SELECT coalesce(sum(events), 0) FROM batch WHERE position >= (SELECT position FROM released)"
+        return int(self._database.read(lambda connection: connection.execute(statement).fetchone()[0]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decode(self, position: int, record: bytes) -> Sequence[Event]:
+        try:
+            return decode(record)
+        except UnreadableError as error:
+            if position > self._passed_over:
+                self._passed_over = position
+                counter("log_unreadable_total").inc()
+                logger().error("a record of the event log cannot be read and is passed over", position=position, reason=str(error))
+            return ()
+
+
+def _judge(connection: sqlite3.Connection, event: Event) -> Verdict:
+    """Enter a feedback among the accepted ones, or find it there. Other events are always accepted."""
+    if event.WhichOneof("event") != "feedback":
+        return Verdict.ACCEPTED
+    feedback = event.feedback.feedback
+    identity = (feedback.prediction_id, feedback.feedback_id)
+    digest = content_digest(event.feedback)
+    if connection.execute("INSERT OR IGNORE INTO accepted VALUES (?, ?, ?, ?)", (*identity, digest, time.time())).rowcount:
+        return Verdict.ACCEPTED
+    known = connection.execute("SELECT digest FROM accepted WHERE prediction_id = ? AND feedback_id = ?", identity).fetchone()[0]
+    return Verdict.DUPLICATE if known == digest else Verdict.CONFLICT
+
+
+def _rows(connection: sqlite3.Connection, position: int | None, limit: int) -> tuple[list[tuple[int, bytes]], int]:
+    """Rows from `position` on, and the highest position ever given. Raises LiveloopError when `position` is outside the log."""
+    end = _end(connection)
+    if position is not None:
+        oldest = connection.execute("SELECT min(position) FROM batch").fetchone()[0] or end + 1
+        if not (position >= oldest or oldest <= 1) or position > end + 1:
+            raise LiveloopError(
+                f"position {position} is not in this event log, which reaches from {oldest} to {end}: removed, or another file?"
+            )
+    rows = connection.execute("SELECT position, record FROM batch WHERE position >= ? ORDER BY position LIMIT ?", (position or 0, limit))
+    return rows.fetchall(), end
+
+
+def _end(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'batch'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _bytes(connection: sqlite3.Connection) -> int:
+    size, pages, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count"))
+    return int(size * (pages - free))

@@ -1,0 +1,46 @@
+"""What an application imports: `Client` and the errors it raises. Loads nothing else; `Client` brings gRPC when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from liveloop.errors import (
+    DeadlinePassed,
+    FeedbackConflict,
+    InvalidInput,
+    LiveloopError,
+    Misconfigured,
+    NotFound,
+    Overloaded,
+    TokenExpired,
+    TokenForged,
+    Unavailable,
+    WeightsRefused,
+)
+
+if TYPE_CHECKING:
+    from liveloop.client import Client
+
+__all__ = [
+    "Client",
+    "DeadlinePassed",
+    "FeedbackConflict",
+    "InvalidInput",
+    "LiveloopError",
+    "Misconfigured",
+    "NotFound",
+    "Overloaded",
+    "TokenExpired",
+    "TokenForged",
+    "Unavailable",
+    "WeightsRefused",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client when it is first asked for, so that the command line answers quickly."""
+    if name == "Client":
+        from liveloop.client import Client
+
+        return Client
+    raise AttributeError(f"module 'liveloop' has no attribute {name!r}")

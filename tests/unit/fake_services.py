@@ -1,0 +1,145 @@
+"""A loop to test its callers against: the real contract served over real gRPC, with a made-up model. Knows no service of ours."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+
+from liveloop.errors import InvalidInput, LiveloopError, NotFound
+from liveloop.rpc import details_of
+from liveloop.v1 import inference_pb2 as inference
+from liveloop.v1 import learner_pb2 as learner
+from liveloop.v1.events_pb2 import Feedback
+from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
+from liveloop.v1.learner_pb2_grpc import LearnerServiceServicer, add_LearnerServiceServicer_to_server
+
+LABELS = ("negative", "neutral", "positive")
+TRAINED_AFTER, SERVED_AFTER, SETTLE_EVERY = 0.3, 0.6, 0.3  # seconds; one version at SERVED_AFTER and three to settle after it
+
+
+class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
+    """Both services. Every accepted thumb moves the made-up model once it is `served`; `fail_next` answers the next calls with errors."""
+
+    def __init__(self) -> None:
+        self.target = ""
+        self.requests: list[object] = []
+        self.fail_next: list[LiveloopError] = []
+        self.held_out = False
+        self.hold = False  # accepted feedback stays unread
+        self.judged: dict[tuple[str, str], tuple[Feedback, float]] = {}
+
+    @property
+    def version(self) -> int:
+        """One version when a feedback is first served, then one for each settling step."""
+        return 40 + sum(self._versions(at) for feedback, at in self.judged.values() if feedback.WhichOneof("signal") != "retraction")
+
+    def Predict(self, request: inference.PredictRequest, context: grpc.ServicerContext) -> inference.PredictResponse:
+        self._record(request, context)
+        for index, one in enumerate(request.inputs):
+            if not one.text:
+                self._abort(InvalidInput("the text is empty", field=f"inputs[{index}].text"), context)
+        store = not request.HasField("store") or request.store
+        return inference.PredictResponse(predictions=[self._answer(store) for _ in request.inputs])
+
+    def SubmitFeedback(self, request: inference.SubmitFeedbackRequest, context: grpc.ServicerContext) -> inference.SubmitFeedbackResponse:
+        self._record(request, context)
+        return inference.SubmitFeedbackResponse(acks=[self._accept(feedback) for feedback in request.feedback])
+
+    def GetModel(self, request: inference.GetModelRequest, context: grpc.ServicerContext) -> inference.GetModelResponse:
+        self._record(request, context)
+        return inference.GetModelResponse(
+            model="fake", labels=LABELS, version=self.version, blessed_version=40, max_inputs=256, max_text_bytes=32_768
+        )
+
+    def GetFeedbackStatus(
+        self, request: learner.GetFeedbackStatusRequest, context: grpc.ServicerContext
+    ) -> learner.GetFeedbackStatusResponse:
+        self._record(request, context)
+        found = [
+            (feedback_id, feedback, at)
+            for (prediction_id, feedback_id), (feedback, at) in self.judged.items()
+            if prediction_id == request.prediction_id and request.feedback_id in ("", feedback_id)
+        ]
+        if not found or self.hold:
+            self._abort(NotFound("not read yet, or never sent"), context)
+        feedback_id, feedback, at = found[-1]
+        return self._status(feedback_id, feedback, at)
+
+    def ListVersions(self, request: learner.ListVersionsRequest, context: grpc.ServicerContext) -> learner.ListVersionsResponse:
+        self._record(request, context)
+        newest = learner.Version(
+            version=self.version, parent=39, kind="train", step=12, feedback=1, patch_bytes=912_345, current=True, pods=1
+        )
+        newest.created_at.FromSeconds(1_700_000_000)
+        blessed = learner.Version(version=39, kind="settle", patch_bytes=1 << 33, blessed=True, accuracy=0.75)
+        return learner.ListVersionsResponse(versions=[newest, blessed][: request.limit or 20])
+
+    def _record(self, request: object, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        if self.fail_next:
+            self._abort(self.fail_next.pop(0), context)
+
+    def _abort(self, error: LiveloopError, context: grpc.ServicerContext) -> None:
+        context.set_trailing_metadata(details_of(error))
+        context.abort(grpc.StatusCode[error.code], error.reason)
+
+    def _versions(self, accepted_at: float) -> int:
+        passed = time.time() - accepted_at - SERVED_AFTER
+        return 0 if self.held_out or self.hold or passed < 0 else min(4, 1 + int(passed / SETTLE_EVERY))
+
+    def _answer(self, store: bool) -> inference.Prediction:
+        version = self.version
+        negative = 0.71 * 0.86 ** (version - 40)
+        scores = sorted(zip((negative, 0.1, 0.9 - negative), LABELS, strict=True), reverse=True)
+        answer = inference.Prediction(prediction_id=str(uuid.uuid4()), version=version, label=scores[0][1], propensity=1)
+        answer.scores.extend(inference.LabelScore(label=label, score=score) for score, label in scores)
+        answer.feedback_token = f"token of {answer.prediction_id}" if store else ""
+        return answer
+
+    def _accept(self, feedback: Feedback) -> inference.FeedbackAck:
+        feedback_id = feedback.feedback_id or str(uuid.uuid4())
+        rejected = inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_REJECTED)
+        if feedback.feedback_token != f"token of {feedback.prediction_id}":
+            rejected.MergeFrom(inference.FeedbackAck(code="PERMISSION_DENIED", field="feedback_token", reason="the token is not for this"))
+            return rejected
+        if feedback.WhichOneof("signal") == "correction" and feedback.correction.label not in LABELS:
+            rejected.MergeFrom(inference.FeedbackAck(code="INVALID_ARGUMENT", field="correction.label", reason="there is no such label"))
+            return rejected
+        if (feedback.prediction_id, feedback_id) in self.judged:
+            return inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_DUPLICATE)
+        self.judged[feedback.prediction_id, feedback_id] = (feedback, time.time())
+        return inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_ACCEPTED)
+
+    def _status(self, feedback_id: str, feedback: Feedback, at: float) -> learner.GetFeedbackStatusResponse:
+        status = learner.GetFeedbackStatusResponse(feedback_id=feedback_id, state=learner.FEEDBACK_STATE_JOINED)
+        status.accepted_at.FromMicroseconds(round(at * 1e6))
+        passed = time.time() - at
+        if feedback.WhichOneof("signal") == "retraction":
+            status.state = learner.FEEDBACK_STATE_RETRACTED
+        elif self.held_out:
+            status.state = learner.FEEDBACK_STATE_HELD_OUT
+        elif passed >= TRAINED_AFTER:
+            status.state, status.step, status.version = learner.FEEDBACK_STATE_TRAINED, 31, 41
+        if status.state == learner.FEEDBACK_STATE_TRAINED and passed >= SERVED_AFTER:
+            status.state = learner.FEEDBACK_STATE_SERVED
+            status.served_at.FromMicroseconds(round((at + SERVED_AFTER) * 1e6))
+        return status
+
+
+@contextmanager
+def serve(loop: FakeLoop) -> Iterator[FakeLoop]:
+    """Serve the fake on a free port of this machine while the context lasts."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    add_InferenceServiceServicer_to_server(loop, server)
+    add_LearnerServiceServicer_to_server(loop, server)
+    loop.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield loop
+    finally:
+        server.stop(grace=None).wait()

@@ -78,7 +78,7 @@ def open_log(settings: Settings) -> EventLog:
     """The log that `settings.events` names, to read from. Raises Misconfigured; does not wait for a broker."""
     url = urlsplit(settings.events)
     if url.scheme == "sqlite":
-        from liveloop.events.sqlite import SqliteLog  # noqa: PLC0415  each adapter is imported where it is used
+        from liveloop.events.sqlite import SqliteLog
 
         return SqliteLog(_file(settings), capacity=settings.log_capacity, window=settings.feedback_window)
     raise Misconfigured(f"the events URL {settings.events!r} is neither sqlite:///FILE nor kafka://HOST:PORT,HOST:PORT/TOPIC")
@@ -86,8 +86,8 @@ def open_log(settings: Settings) -> EventLog:
 
 def open_intake(settings: Settings) -> Intake:
     """Where an inference process puts its events: the embedded log, or this process's outbox. Raises Misconfigured; waits for no broker."""
-    from liveloop.events.intake import Intake  # noqa: PLC0415
-    from liveloop.events.sqlite import SqliteLog  # noqa: PLC0415
+    from liveloop.events.intake import Intake
+    from liveloop.events.sqlite import SqliteLog
 
     log = open_log(settings)
     assert isinstance(log, SqliteLog)

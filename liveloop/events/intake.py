@@ -68,7 +68,7 @@ class Intake:
             return True
 
     def accept(self, event: Event) -> Future[Verdict]:
-        """Queue a feedback; the future resolves once it is durable, or with Overloaded or Unavailable. Raises Overloaded at once when full."""
+        """Queue a feedback; the future resolves once it is durable, or fails (Overloaded, Unavailable). Raises Overloaded when full."""
         result: Future[Verdict] = Future()
         result.set_running_or_notify_cancel()  # a caller that gives up cannot take the event back
         with self._changed:

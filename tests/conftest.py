@@ -1,0 +1,34 @@
+"""What all tests share: a real broker and a real server, started once. A missing one is a failure, not a skip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import KafkaServer, ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a Kafka for this session; each test takes a topic of its own."""
+    if elsewhere := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield elsewhere
+        return
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server.bootstrap
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis-compatible server for this session; each test takes a key prefix of its own."""
+    if elsewhere := os.environ.get("REDIS_URL"):
+        yield elsewhere
+        return
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.kill()

@@ -1,19 +1,20 @@
 """The seam between model families: what a service asks of a task, whatever the model. Knows torch; knows no service.
 
-    flat.py            FlatModel: a transformers model whose parameters are views into one flat buffer
-    bundle.py          what a pod needs beside the weights: config, tokenizer, labels, layout
-    classification.py  text classification
+flat.py            FlatModel: a transformers model whose parameters are views into one flat buffer
+bundle.py          what a pod needs beside the weights: config, tokenizer, labels, layout
+classification.py  text classification
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from liveloop.v1.weights_pb2 import Layout, ModelBundle
+
+if TYPE_CHECKING:  # who only handles inputs and answers does not wait seconds for torch
+    import torch
 
 
 @dataclass(frozen=True, slots=True)

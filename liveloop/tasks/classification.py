@@ -37,7 +37,7 @@ class Classification:
 
     def new_model(self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> torch.nn.Module:
         """A model that computes from `flat` (fp32, [layout.total]), and accumulates into `gradients` where given (see `bind`)."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification  # noqa: PLC0415  seconds to import, and the tokenizer needs none of it
+        from transformers import AutoConfig, AutoModelForSequenceClassification
 
         config = AutoConfig.for_model(**self._config)
         with torch.device("meta"):
@@ -102,5 +102,9 @@ def _materialise_index_buffers(model: torch.nn.Module) -> None:
         if buffer.is_floating_point():
             continue
         owner, _, attribute = name.rpartition(".")
-        value = torch.arange(buffer.shape[-1]).expand(buffer.shape).clone() if "position" in attribute else torch.zeros(buffer.shape, dtype=buffer.dtype)
+        value = (
+            torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
+            if "position" in attribute
+            else torch.zeros(buffer.shape, dtype=buffer.dtype)
+        )
         model.get_submodule(owner).register_buffer(attribute, value, persistent=False)

@@ -14,6 +14,8 @@ from types import FrameType
 
 import torch
 from blake3 import blake3
+from liveloop.weights.mirror import Mirror
+from liveloop.weights.publisher import Publisher, read_model
 
 from liveloop import __version__, keys, telemetry
 from liveloop.errors import Misconfigured, NotFound, WeightsRefused
@@ -23,8 +25,6 @@ from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
 from liveloop.weights import open_store
 from liveloop.weights.directory import DirectoryStore
-from liveloop.weights.mirror import Mirror
-from liveloop.weights.publisher import Publisher, read_model
 from services.learner.evaluator import Evaluator
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal, LeaseLost
@@ -52,7 +52,8 @@ class Stop:
         signal.signal(signal.SIGTERM, self)
         signal.signal(signal.SIGINT, self)
 
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
+    def __call__(self, _signum: int, _frame: FrameType | None) -> None:
+        """Handle the signal."""
         self.event.set()
         if self.loop is not None:
             self.loop.stop()

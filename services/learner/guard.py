@@ -29,7 +29,11 @@ class Guard:
 
     def refusal(self, report: StepReport) -> str:
         """One sentence why this step is refused, or nothing; remembers the task loss of a step that passes."""
-        for name, value in (("task loss", report.task_loss), ("feedback loss", report.feedback_loss), ("gradient norm", report.gradient_norm)):
+        for name, value in (
+            ("task loss", report.task_loss),
+            ("feedback loss", report.feedback_loss),
+            ("gradient norm", report.gradient_norm),
+        ):
             if not math.isfinite(value):
                 return f"the {name} is not finite"
         if report.gradient_norm > _NORM_LIMIT:

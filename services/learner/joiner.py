@@ -123,8 +123,8 @@ class Joiner:
     def _take_report(self, report: PodReport) -> float:
         reported_at, flipped_at = report.reported_at.ToNanoseconds() / 1e9, report.flipped_at.ToNanoseconds() / 1e9
         self._db.execute(
-            "INSERT INTO pods VALUES (?, ?, ?) ON CONFLICT (pod) DO UPDATE SET version = excluded.version, reported_at = excluded.reported_at"
-            " WHERE excluded.reported_at >= reported_at",
+            "INSERT INTO pods VALUES (?, ?, ?) ON CONFLICT (pod)"
+            " DO UPDATE SET version = excluded.version, reported_at = excluded.reported_at WHERE excluded.reported_at >= reported_at",
             (report.pod, report.version, reported_at),
         )
         served = self._db.execute(

@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from liveloop.weights.mirror import Mirror
+from liveloop.weights.publisher import Publisher, Staged
+
 from liveloop import telemetry
 from liveloop.errors import Unavailable
 from liveloop.events import EventLog
-from liveloop.weights.mirror import Mirror
-from liveloop.weights.publisher import Publisher, Staged
 from services.learner.evaluator import Evaluation, Evaluator
 from services.learner.guard import Decision, Gate, Guard
 from services.learner.joiner import Joiner
@@ -252,7 +253,11 @@ class LearnerLoop:
             if parts.mirror is not None:
                 parts.mirror.notify()
         if parts.gate.held != was_held:
-            _log.warning("publishing stops" if parts.gate.held else "publishing goes on", version=evaluation.version, points_lost=round(100 * drop, 1))
+            _log.warning(
+                "publishing stops" if parts.gate.held else "publishing goes on",
+                version=evaluation.version,
+                points_lost=round(100 * drop, 1),
+            )
             parts.journal.note(decision.value, self._recipe, version=evaluation.version, drop=drop)
             self._publish_if_behind()
 

@@ -64,7 +64,8 @@ class MicroBatches:
             return ()
         found: dict[int, None] = {}
         for _ in range(count):
-            row = self._db.execute(f"SELECT id FROM feedback WHERE {usable} AND id >= ? LIMIT 1", (rng.randint(low, high),)).fetchone()  # noqa: S608
+            query = f"SELECT id FROM feedback WHERE {usable} AND id >= ? ORDER BY id LIMIT 1"  # noqa: S608  likewise
+            row = self._db.execute(query, (rng.randint(low, high),)).fetchone()
             found[row[0]] = None
         return tuple(found)
 

@@ -123,7 +123,9 @@ def _labels(config: Any, head_there: bool, wanted: Wanted) -> tuple[list[str], b
     unnamed = own == [f"LABEL_{number}" for number in range(len(own))]
     labels = list(wanted.labels) if wanted.labels is not None else own if head_there else sorted(set(wanted.data_labels))
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
-        raise Misconfigured("a classifier needs two labels or more, each once: name them with --labels a,b or give labelled data with --task-data")
+        raise Misconfigured(
+            "a classifier needs two labels or more, each once: name them with --labels a,b or give labelled data with --task-data"
+        )
     if head_there and set(labels) == set(own):
         return own, True
     return labels, head_there and unnamed and len(labels) == len(own)

@@ -33,8 +33,8 @@ def redo(
 ) -> Row:
     """Bring `trainer` to the state after the newest row (or the one that made version `until`), from `cached` tensors or the beginning.
 
-    `alive` is called before each row, to keep a lease. Returns the last row redone. Raises Unequal when its digest is not the journalled one, NotFound when there is no row or when an
-    example that a row names is no longer kept.
+    `alive` is called before each row, to keep a lease. Returns the last row redone. Raises Unequal when its digest is not the
+    journalled one, NotFound when there is no row or when an example that a row names is no longer kept.
     """
     start, tensors = cached or (0, {})
     if tensors:

@@ -81,7 +81,7 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    import pyarrow.parquet  # noqa: PLC0415  a second to import, and only this format needs it
+    import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
         _check_columns(path, columns, file.schema_arrow.names)
@@ -92,7 +92,9 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 def _check_columns(where: Path | str, wanted: Sequence[str], there: Sequence[str]) -> None:
     for column in wanted:
         if column not in there:
-            raise Misconfigured(f"{where} has no column {column!r}; it has {', '.join(there) or 'none'} (see --text-column and --label-column)")
+            raise Misconfigured(
+                f"{where} has no column {column!r}; it has {', '.join(there) or 'none'} (see --text-column and --label-column)"
+            )
 
 
 def check_labels(rows: Sequence[Row], labels: Sequence[str], where: Path | str) -> list[Row]:
@@ -102,7 +104,9 @@ def check_labels(rows: Sequence[Row], labels: Sequence[str], where: Path | str) 
     if there <= positions.keys() and not there & set(labels):
         return [Row(row.text, positions[row.label]) for row in rows]
     if unknown := sorted(there - set(labels)):
-        raise Misconfigured(f"{where} has the labels {_some(unknown)}, which are not among {_some(labels)}; name the right ones with --labels")
+        raise Misconfigured(
+            f"{where} has the labels {_some(unknown)}, which are not among {_some(labels)}; name the right ones with --labels"
+        )
     return list(rows)
 
 
@@ -110,7 +114,9 @@ def check_trainable(rows: Sequence[Row]) -> None:
     """Raises Misconfigured where there is nothing to tell apart."""
     there = sorted({row.label for row in rows})
     if len(there) < 2:
-        raise Misconfigured(f"every row of the task data has the label {there[0]}: there is nothing to learn" if there else "the task data is empty")
+        raise Misconfigured(
+            f"every row of the task data has the label {there[0]}: there is nothing to learn" if there else "the task data is empty"
+        )
 
 
 def _some(names: Sequence[str]) -> str:

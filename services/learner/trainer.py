@@ -67,7 +67,11 @@ class Trainer:
         self._parameter = torch.nn.Parameter(self._master[self._frozen :])
         self._parameter.grad = self._gradients
         self._optimizer = torch.optim.AdamW([self._parameter], lr=0.0, weight_decay=0.0, fused=True)
-        self._moments = {"exp_avg": torch.zeros_like(self._ema), "exp_avg_sq": torch.zeros_like(self._ema), "step": torch.zeros((), device=device)}
+        self._moments = {
+            "exp_avg": torch.zeros_like(self._ema),
+            "exp_avg_sq": torch.zeros_like(self._ema),
+            "step": torch.zeros((), device=device),
+        }
         self._optimizer.state[self._parameter] = self._moments
         self.bits = np.zeros(layout.total, dtype=np.uint16)
         """The served state, [layout.total]: kept up to date by every method that changes it."""
@@ -77,7 +81,9 @@ class Trainer:
         torch.manual_seed(recipe.seed * 1_000_003 + row)
         self._gradients.zero_()
         zero = torch.zeros((), device=self._master.device)
-        feedback_loss = self._task.feedback_loss(self._model, batch.feedback_examples, recipe.micro_batch) if batch.feedback_examples else zero
+        feedback_loss = (
+            self._task.feedback_loss(self._model, batch.feedback_examples, recipe.micro_batch) if batch.feedback_examples else zero
+        )
         task_loss = self._task.task_loss(self._model, batch.task_examples) if batch.task_examples else zero
         (task_loss + recipe.feedback_weight * feedback_loss).backward()  # type: ignore[no-untyped-call]
         return StepReport(task_loss.item(), feedback_loss.item(), self._gradients.norm().item())
@@ -124,4 +130,3 @@ class Trainer:
 
     def _serve(self) -> None:
         self.bits[self._frozen :] = narrow(self._ema)
-

@@ -47,7 +47,9 @@ Progress = Callable[[float, str], None]
 """Told the share of the training that is done, in [0, 1], and a few words."""
 
 
-def train(bundle: ModelBundle, flat: torch.Tensor, rows: Sequence[Row], validation: Sequence[Row], plan: Plan, progress: Progress) -> torch.Tensor:
+def train(
+    bundle: ModelBundle, flat: torch.Tensor, rows: Sequence[Row], validation: Sequence[Row], plan: Plan, progress: Progress
+) -> torch.Tensor:
     """Train on `rows`; the state (fp32, [layout.total]) with the best accuracy on `validation`, or the last one where that is empty.
 
     AdamW on cross-entropy, without dropout: what is trained is the function that is served.
@@ -180,5 +182,7 @@ def memory(layout: Layout) -> tuple[float, float]:
     """Bytes that the weights take in each inference process, and in the learner; activations and libraries come on top."""
     trained = layout.total - layout.frozen
     inference = 2 * layout.total + 2 * 4 * layout.total  # bf16 state, two fp32 sets
-    learner = 2 * 2 * layout.total + 3 * 4 * layout.total + 3 * 4 * trained  # published and staged bf16; master, EMA, evaluated; gradients, two moments
+    learner = (
+        2 * 2 * layout.total + 3 * 4 * layout.total + 3 * 4 * trained
+    )  # published and staged bf16; master, EMA, evaluated; gradients, two moments
     return inference, learner

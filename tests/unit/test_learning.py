@@ -1,0 +1,176 @@
+"""The losses, the trainer and the guard: what one step computes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveloop.tasks import FeedbackExample, LabelledExample
+from liveloop.tasks.classification import Classification, complementary_loss
+from liveloop.tasks.flat import narrow, widen
+from services.learner.guard import Decision, Gate, Guard
+from services.learner.micro_batch import MicroBatch
+from services.learner.trainer import Recipe, StepReport, Trainer
+from tests.tiny import tiny_bundle
+
+RECIPE = Recipe(
+    learning_rate=1e-3,
+    feedback_weight=1.0,
+    ema_decay=0.9,
+    clip_norm=1.0,
+    micro_batch=8,
+    seed=0,
+    task_data="",
+    threads=1,
+    device="cpu",
+    torch="",
+)
+UP = FeedbackExample("good movie", 1, +1, 1.0)
+
+
+def batch(*feedback: FeedbackExample, task: tuple[LabelledExample, ...] = ()) -> MicroBatch:
+    return MicroBatch(tuple(range(len(feedback))), (), tuple(range(len(task))), feedback, task)
+
+
+def new_trainer() -> tuple[Trainer, Classification]:
+    bundle, bits = tiny_bundle()
+    task = Classification(bundle)
+    trainer = Trainer(task, bundle.layout, torch.device("cpu"))
+    trainer.reset(bits)
+    return trainer, task
+
+
+def test_complementary_loss_matches_a_hand_worked_case():
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]], dtype=torch.float64)
+    losses = complementary_loss(logits, torch.tensor([1, 1]), torch.tensor([+1, -1]))
+    assert losses.tolist() == pytest.approx([-math.log(0.75), -math.log(0.25)])
+
+
+@given(st.integers(2, 5), st.integers(0, 1000))
+@settings(max_examples=20)
+def test_complementary_gradient_agrees_with_finite_differences(classes: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, classes, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.randint(classes, (4,), generator=generator)
+    signs = torch.tensor([1, -1, 1, -1])
+    assert torch.autograd.gradcheck(lambda z: complementary_loss(z, labels, signs), (logits,))
+
+
+def test_a_thumb_down_on_a_certain_answer_stays_finite():
+    logits = torch.tensor([[0.0, 500.0]], requires_grad=True)
+    loss = complementary_loss(logits, torch.tensor([1]), torch.tensor([-1]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(500.0) and torch.isfinite(logits.grad).all()
+
+
+def test_a_thumb_weighs_the_same_alone_as_in_a_full_micro_batch():
+    _, task = new_trainer()
+    bundle, bits = tiny_bundle()
+    model = task.new_model(bundle.layout, widen(bits))
+    alone = task.feedback_loss(model, [UP], 8)
+    among = task.feedback_loss(model, [UP, *[FeedbackExample("bad", 0, 1, 0.0)] * 7], 8)
+    assert alone.item() == pytest.approx(among.item(), rel=1e-5)
+
+
+def test_steps_move_the_answer_the_way_the_thumb_points():
+    for sign in (+1, -1):
+        trainer, task = new_trainer()
+        item = FeedbackExample("good movie", 1, sign, 1.0)
+        bundle = task.bundle
+        before = task.answer(task.new_model(bundle.layout, widen(trainer.bits)), task.encode([item.text]))[0].probabilities[1]
+        for row in range(10):
+            trainer.apply(trainer.compute(batch(item), RECIPE, row), RECIPE)
+        after = task.answer(task.new_model(bundle.layout, widen(trainer.bits)), task.encode([item.text]))[0].probabilities[1]
+        assert (after - before) * sign > 0
+
+
+def test_frozen_tensors_never_change():
+    trainer, task = new_trainer()
+    frozen = trainer.bits[: task.bundle.layout.frozen].copy()
+    for row in range(3):
+        trainer.apply(trainer.compute(batch(UP), RECIPE, row), RECIPE)
+    assert np.array_equal(trainer.bits[: task.bundle.layout.frozen], frozen) and len(frozen) > 0
+
+
+def test_restored_tensors_continue_bit_for_bit():
+    trainer, _ = new_trainer()
+    other, _ = new_trainer()
+    rows = batch(UP, task=(LabelledExample("bad film", 0),))
+    trainer.apply(trainer.compute(rows, RECIPE, 1), RECIPE)
+    other.load(trainer.tensors())
+    for one in (trainer, other):
+        one.apply(one.compute(rows, RECIPE, 2), RECIPE)
+        one.settle()
+    assert np.array_equal(trainer.bits, other.bits)
+
+
+def test_settling_brings_most_of_a_lone_step():
+    trainer, _ = new_trainer()
+    start = trainer.tensors()["ema"]
+    trainer.apply(trainer.compute(batch(UP), RECIPE, 1), RECIPE)
+    for _ in range(3):
+        trainer.settle()
+    ended = trainer.tensors()
+    moved = (ended["ema"] - start).norm() / (ended["master"][-len(start) :] - start).norm()
+    assert moved == pytest.approx(1 - 0.9 * 0.5**3, rel=1e-3)
+
+
+def test_a_refused_step_has_changed_nothing():
+    trainer, _ = new_trainer()
+    bits = trainer.bits.copy()
+    trainer.compute(batch(UP), RECIPE, 1)
+    assert np.array_equal(trainer.bits, bits)
+
+
+def test_narrowing_what_was_widened_is_exact():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    finite = bits[(bits & 0x7F80) != 0x7F80]
+    assert np.array_equal(narrow(widen(finite)), finite)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [StepReport(math.nan, 0.1, 1.0), StepReport(0.1, math.inf, 1.0), StepReport(0.1, 0.1, math.nan), StepReport(0.1, 0.1, 1e6)],
+)
+def test_the_guard_refuses_what_is_not_finite_or_far_too_long(report: StepReport):
+    assert Guard().refusal(report)
+
+
+def test_the_guard_refuses_a_task_loss_far_from_its_median():
+    guard = Guard()
+    assert not any(guard.refusal(StepReport(0.3, 0.3, 1.0)) for _ in range(20))
+    assert guard.refusal(StepReport(9.0, 0.3, 1.0))
+    assert not guard.refusal(StepReport(0.5, 0.3, 1.0))
+
+
+def rows(right: int, of: int = 100) -> dict[str, bool]:
+    return {f"task:{number}": number < right for number in range(of)}
+
+
+def test_two_evaluations_three_points_down_stop_publishing_and_one_back_resumes():
+    gate = Gate()
+    assert gate.judge(rows(90)) is Decision.BLESS
+    assert gate.judge(rows(86)) is Decision.WATCH
+    assert gate.judge(rows(90)) is Decision.BLESS
+    assert gate.judge(rows(86)) is Decision.WATCH
+    assert gate.judge(rows(86)) is Decision.HOLD and gate.held
+    assert gate.judge(rows(86)) is Decision.HOLD and gate.held
+    assert gate.judge(rows(89)) is Decision.RESUME and not gate.held
+
+
+def test_only_rows_that_both_versions_saw_are_compared():
+    gate = Gate()
+    gate.judge(rows(90))
+    assert gate.drop({**rows(90), **{f"feedback:{number}": False for number in range(50)}}) == 0.0
+
+
+def test_a_slightly_worse_version_is_not_blessed():
+    gate = Gate()
+    gate.judge(rows(90))
+    assert gate.judge(rows(88)) is Decision.WATCH
+    assert gate.drop(rows(90)) == 0.0

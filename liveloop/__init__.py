@@ -1,4 +1,4 @@
-"""What an application imports: `Client` and the errors it raises. Loads nothing else; `Client` brings gRPC when it is asked for."""
+"""What an application imports: `Client` and the errors it raises. Loads nothing heavy; `Client` brings gRPC when it is asked for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from liveloop.errors import (
 if TYPE_CHECKING:
     from liveloop.client import Client
 
+    __version__: str
+
 __all__ = [
     "Client",
     "DeadlinePassed",
@@ -38,9 +40,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client when it is first asked for, so that the command line answers quickly."""
+    """Look up what takes time when it is first asked for, so that the command line answers quickly."""
     if name == "Client":
         from liveloop.client import Client
 
         return Client
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("liveloop")
     raise AttributeError(f"module 'liveloop' has no attribute {name!r}")

@@ -35,6 +35,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "learner_steps_total": ("Training steps taken.", ()),
     "versions_published_total": ("Versions published, by the kind of row that made them.", ("kind",)),
     "guard_decisions_total": ("Decisions of the guard.", ("decision",)),
+    "http_requests_total": ("Answers of the gateway, by route and HTTP status.", ("route", "status")),
 }
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "queue_depth": ("Inputs waiting for the model.", ()),

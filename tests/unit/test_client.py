@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from fake_services import FakeLoop, serve
 
 from liveloop import Client, InvalidInput, NotFound, Overloaded, TokenForged, Unavailable
 from liveloop.errors import DeadlinePassed
 from liveloop.v1 import inference_pb2, learner_pb2
 from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP
+from tests.unit.fake_services import FakeLoop, serve
 
 
 @pytest.fixture

@@ -1,0 +1,11 @@
+"""The inference service: answers, takes feedback, and swaps in new weights while it does so.
+
+tokens.py    Tokens: the authority to judge one answer, and the hashes of askers
+batcher.py   Batcher: what queued while the model was busy becomes the next batches
+replica.py   Replica: two sets of fp32 weights, one served, one written
+requests.py  what a caller may send
+status.py    one place where an error becomes a gRPC status
+server.py    InferenceServicer: the contract's three methods
+updater.py   Updater: new weights in, reports on them out
+__main__.py  builds and wires
+"""

@@ -1,0 +1,175 @@
+"""The contract's three methods on grpc.aio: check, compute or store, answer. Knows the batcher and the intake, not how weights arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from uuid_utils import uuid7
+
+from liveloop.errors import LiveloopError
+from liveloop.rpc import details_of
+from liveloop.tasks import Encoded, Task
+from liveloop.telemetry import counter, gauge, histogram
+from liveloop.v1 import events_pb2, inference_pb2
+from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
+from services.inference.batcher import Batcher, Computed
+from services.inference.feedback import Desk, Intake, timestamp
+from services.inference.requests import MAX_ITEMS, check_count, texts_of
+from services.inference.tokens import Tokens
+
+_INLINE_CHARACTERS = 8192
+"""Texts up to this long in all are tokenised in the event loop, in a few milliseconds at most; longer ones in a thread."""
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[Any, Request, Context], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Which versions this process knows."""
+
+    version: int  # the one it serves
+    blessed: int  # the newest that passed the full evaluation
+
+
+def answers_errors(method: Method[Request, Response]) -> Method[Request, Response]:
+    """The one place where an error of the tree becomes a gRPC status."""
+
+    @functools.wraps(method)
+    async def call(servicer: Any, request: Request, context: Context) -> Response:
+        try:
+            return await method(servicer, request, context)
+        except LiveloopError as error:
+            reason = f"{error.field}: {error.reason}" if error.field else error.reason
+            await context.abort(grpc.StatusCode[error.code], reason, details_of(error))
+
+    return call
+
+
+class InferenceServicer(InferenceServiceServicer):
+    """Answers, and takes feedback."""
+
+    def __init__(
+        self,
+        task: Task,
+        batcher: Batcher,
+        intake: Intake,
+        tokens: Tokens,
+        *,
+        max_text_bytes: int,
+        serving: Callable[[], Serving],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`serving` tells what is served now; `clock` is Unix seconds."""
+        self._task = task
+        self._batcher = batcher
+        self._intake = intake
+        self._tokens = tokens
+        self._max_text_bytes = max_text_bytes
+        self._serving = serving
+        self._clock = clock
+        self._desk = Desk(intake, tokens, labels=task.labels, clock=clock)
+        gauge("queue_depth").set_function(lambda: batcher.depth)
+
+    @answers_errors
+    async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
+        """Answer every input, or none."""
+        with _counted():
+            texts = texts_of(request, max_text_bytes=self._max_text_bytes)
+            inputs = await self._encode(texts)
+            remaining = context.time_remaining()
+            deadline = math.inf if remaining is None else time.monotonic() + remaining
+            computed = await self._batcher.submit(inputs, deadline=deadline)
+            found = zip(request.inputs, inputs, computed, strict=True)
+            return inference_pb2.PredictResponse(predictions=[self._prediction(request, *each) for each in found])
+
+    @answers_errors
+    async def SubmitFeedback(self, request: inference_pb2.SubmitFeedbackRequest, _: Context) -> inference_pb2.SubmitFeedbackResponse:
+        """Store each item that can be stored; durably, before it is acknowledged."""
+        check_count("feedback", len(request.feedback))
+        acks = [self._desk.take(item, f"feedback[{index}]") for index, item in enumerate(request.feedback)]
+        return inference_pb2.SubmitFeedbackResponse(acks=await asyncio.gather(*acks))
+
+    @answers_errors
+    async def GetModel(self, _request: inference_pb2.GetModelRequest, _: Context) -> inference_pb2.GetModelResponse:
+        """Say what is served now."""
+        serving = self._serving()
+        return inference_pb2.GetModelResponse(
+            model=self._task.bundle.model,
+            labels=self._task.labels,
+            version=serving.version,
+            blessed_version=serving.blessed,
+            max_inputs=MAX_ITEMS,
+            max_text_bytes=self._max_text_bytes,
+        )
+
+    async def _encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            return self._task.encode(texts)
+        return await asyncio.to_thread(self._task.encode, texts)
+
+    def _prediction(
+        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, encoded: Encoded, computed: Computed
+    ) -> inference_pb2.Prediction:
+        answer, labels = computed.answer, self._task.labels
+        ranked = sorted(zip(labels, answer.probabilities, strict=True), key=lambda pair: -pair[1])
+        prediction = inference_pb2.Prediction(
+            prediction_id=str(uuid7()),
+            version=computed.version,
+            label=labels[answer.label],
+            scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in ranked],
+            propensity=answer.propensity,
+            truncated=encoded.truncated,
+        )
+        if not request.HasField("store") or request.store:
+            prediction.feedback_token = self._record(request, asked, prediction, answer.probabilities[answer.label])
+        return prediction
+
+    def _record(
+        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, prediction: inference_pb2.Prediction, score: float
+    ) -> str:
+        """Put the prediction into the log's queue and make its token; an empty one where the log sheds it."""
+        name = prediction.prediction_id
+        asker = self._tokens.asker(user=request.user, session_id=request.session_id, prediction_id=name)
+        event = events_pb2.PredictionEvent(
+            prediction_id=name,
+            input=asked,
+            label=prediction.label,
+            version=prediction.version,
+            propensity=prediction.propensity,
+            score=score,
+            asker=asker,
+            tags=request.tags,
+            created_at=timestamp(self._clock()),
+        )
+        if not self._intake.offer(events_pb2.Event(prediction=event)):
+            return ""
+        return self._tokens.sign(name, asker=asker, version=prediction.version, propensity=prediction.propensity)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count one Predict call by what it answers, and time it."""
+    started, code = time.perf_counter(), "INTERNAL"
+    try:
+        yield
+        code = "OK"
+    except LiveloopError as error:
+        code = error.code
+        raise
+    except asyncio.CancelledError:
+        code = "CANCELLED"
+        raise
+    finally:
+        counter("predict_requests_total").labels(code).inc()
+        histogram("predict_duration_seconds").observe(time.perf_counter() - started)

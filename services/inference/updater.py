@@ -1,0 +1,131 @@
+"""Keeps what is served up to date, and tells the log what is served. Knows the subscriber, the replica and the intake; knows no gRPC."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from liveloop.weights.subscriber import Subscriber, Update
+
+from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
+from liveloop.telemetry import counter, gauge, histogram, logger
+from liveloop.v1 import events_pb2
+from services.inference.feedback import Intake, timestamp
+
+if TYPE_CHECKING:
+    from services.inference.replica import Replica
+
+_REPORT_EVERY = 10.0
+_LISTEN = 0.5
+"""Seconds one wait for a head takes at most: how late a stop or a report may be."""
+_BACKOFF = (0.1, 5.0)
+"""Seconds to wait after the first failure, and at most; twice as long after each."""
+
+
+class Updater:
+    """A thread: wait for new weights, flip to them, report."""
+
+    def __init__(
+        self, subscriber: Subscriber, replica: Replica, intake: Intake, *, pod: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`pod` is this process's name in reports; `clock` is Unix seconds."""
+        self._subscriber = subscriber
+        self._replica = replica
+        self._intake = intake
+        self._pod = pod
+        self._clock = clock
+        self._flipped_at = clock()
+        self._next_report = 0.0
+        self._failures = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the version that is served already is reported first."""
+        gauge("model_version").set(self._replica.version)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the update in progress and end."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if self._clock() >= self._next_report:
+                self._report()
+            try:
+                update = self._subscriber.next(_LISTEN)
+                self._failures = 0
+                if update is not None:
+                    self._apply(update)
+            except WeightsRefused as error:
+                self._pause("refused", error)
+            except Unavailable as error:
+                self._pause("unavailable", error)
+            except Exception as error:  # noqa: BLE001  the top of the loop: the version that is served goes on being served
+                self._pause("failed", error)
+
+    def _apply(self, update: Update) -> None:
+        started = time.perf_counter()
+        self._replica.flip(update.version, update.positions)
+        histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)
+        self._flipped_at = self._clock()
+        self._report()
+        for accepted_at in update.included:
+            histogram("feedback_to_served_seconds").observe(self._flipped_at - accepted_at)
+        counter("weight_updates_total").labels("applied").inc()
+        gauge("model_version").set(update.version)
+        gauge("model_version_timestamp_seconds").set(update.created_at)
+
+    def _report(self) -> None:
+        now, head = self._clock(), self._subscriber.head
+        report = events_pb2.PodReport(
+            pod=self._pod,
+            version=self._replica.version,
+            epoch=head.epoch,
+            revision=head.revision,
+            flipped_at=timestamp(self._flipped_at),
+            reported_at=timestamp(now),
+        )
+        self._intake.offer(events_pb2.Event(pod_report=report))
+        self._next_report = now + _REPORT_EVERY
+
+    def _pause(self, result: str, error: Exception) -> None:
+        counter("weight_updates_total").labels(result).inc()
+        reason = error.reason if isinstance(error, LiveloopError) else repr(error)
+        if self._failures == 0:  # the log says it once, the counter every time
+            logger().warning("new weights cannot be taken; the old version goes on serving", result=result, reason=reason)
+        first, most = _BACKOFF
+        self._stopping.wait(min(most, first * 2 ** min(self._failures, 16)))
+        self._failures += 1
+
+
+class Keeper:
+    """A thread: copies the store into this pod's last good copy now and then, so that it can start while the store is away."""
+
+    def __init__(self, subscriber: Subscriber, *, every: float = 30.0) -> None:
+        """Copy `every` so many seconds."""
+        self._subscriber = subscriber
+        self._every = every
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a copy at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a copy in progress is left to the end of the process, which harms nothing: a head is set last."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._subscriber.keep_local()
+            except Exception as error:  # noqa: BLE001  the top of the loop: the next try may find the store or the disk again
+                logger().warning("the last good copy of the weights could not be brought up to date", reason=str(error))
+            if self._stopping.wait(self._every):
+                return

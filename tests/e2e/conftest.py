@@ -1,0 +1,79 @@
+"""Loops of real processes with the real demo model: one that all tests of a session share, and new ones for tests that break things."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from rich.console import Console
+
+from liveloop.settings import Settings
+from services.commands.init import prepare_demo
+from services.commands.processes import free_settings
+from tests.e2e.running import STARTED, Running
+
+
+class NewLoop(Protocol):
+    """Starts a loop on a copy of the initialised data folder; it is stopped after the test."""
+
+    def __call__(self, *, events: str = "", weights: str = "", start: bool = True, **settings: object) -> Running: ...
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the services wrote under a test that failed."""
+    report = yield
+    if report.failed:
+        for running in STARTED:
+            report.sections.extend((f"log of the {service} in {running.settings.data}", text) for service, text in running.logs().items())
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a session also fetches the demo's model and warm-starts it."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder initialised with the demo model; only ever copied."""
+    data = tmp_path_factory.mktemp("template") / "data"
+    prepare_demo(Settings(data=data), Console(quiet=True))
+    return data
+
+
+@pytest.fixture(scope="session")
+def loop(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An embedded loop that runs for the whole session: tests leave it running."""
+    data = tmp_path_factory.mktemp("loop") / "data"
+    shutil.copytree(template, data)
+    running = Running(free_settings(Settings(data=data)))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def new_loop(template: Path, tmp_path: Path) -> Iterator[NewLoop]:
+    """Makes loops of this test's own."""
+    made: list[Running] = []
+
+    def make(*, events: str = "", weights: str = "", start: bool = True, **settings: object) -> Running:
+        data = tmp_path / f"data-{len(made)}"
+        shutil.copytree(template, data)
+        changes = {"data": data, "events_url": events, "weights_url": weights, **settings}
+        made.append(Running(free_settings(Settings()).model_copy(update=changes)))
+        if start:
+            made[-1].start()
+        return made[-1]
+
+    yield make
+    for running in made:
+        running.stop()

@@ -11,6 +11,9 @@ from liveloop.errors import NotFound
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
+_REPLAYABLE = f"uses = 1 AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
+"""Learnt from once: each feedback is used at most twice online."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -58,13 +61,12 @@ class MicroBatches:
 
     def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
         """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""
-        usable = f"uses = 1 AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
-        low, high = self._db.execute(f"SELECT min(id), max(id) FROM feedback WHERE {usable}").fetchone()  # noqa: S608  no input in it
+        low, high = self._db.execute(f"SELECT min(id), max(id) FROM feedback WHERE {_REPLAYABLE}").fetchone()  # noqa: S608  no input in it
         if low is None:
             return ()
         found: dict[int, None] = {}
         for _ in range(count):
-            query = f"SELECT id FROM feedback WHERE {usable} AND id >= ? ORDER BY id LIMIT 1"  # noqa: S608  likewise
+            query = f"SELECT id FROM feedback WHERE {_REPLAYABLE} AND id >= ? ORDER BY id LIMIT 1"  # noqa: S608  likewise
             row = self._db.execute(query, (rng.randint(low, high),)).fetchone()
             found[row[0]] = None
         return tuple(found)

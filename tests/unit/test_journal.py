@@ -1,0 +1,175 @@
+"""The journal: one writer at a time, whole transactions, every feedback in one standing row."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from liveloop.errors import NotFound
+from liveloop.events import Page, Record
+from liveloop.tasks import LabelledExample
+from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.joiner import Joiner
+from services.learner.journal import LEASE_SECONDS, Journal, LeaseLost
+from services.learner.micro_batch import MicroBatches
+from services.learner.view import JournalView
+from tests.unit.test_joiner import feedback, prediction, prediction_id
+from tests.unit.test_learning import RECIPE
+
+LOSSES = {"task_loss": 0.1, "feedback_loss": 0.2, "gradient_norm": 1.0}
+LABELS = ("negative", "positive")
+
+
+class Clock:
+    """Unix seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_journal(folder: Path, holder: str = "one", clock: Clock | None = None) -> Journal:
+    return Journal(folder / "learner.db", holder=holder, clock=clock or Clock())
+
+
+def with_thumbs(journal: Journal, count: int) -> tuple[Joiner, MicroBatches]:
+    """A journal that has read `count` thumbs up on as many predictions."""
+    joiner = Joiner(journal.db, labels=LABELS, window=1000.0)
+    ids = [prediction_id(number) for number in range(count)]
+    events = [event for number, one in enumerate(ids) for event in (prediction(one), feedback(one, str(number), "up", 1.0))]
+    journal.ingest(Page([Record(0, 7, events)], frozenset({0})), joiner)
+    return joiner, MicroBatches(journal.db, [LabelledExample("bad", 0)] * 20, LABELS)
+
+
+def test_only_one_holder_has_the_lease_until_it_falls_silent(tmp_path: Path):
+    clock = Clock()
+    first, second = new_journal(tmp_path, "one", clock), new_journal(tmp_path, "two", clock)
+    assert first.acquire(0) and not second.acquire(0)
+    clock.now += LEASE_SECONDS + 1
+    assert second.acquire(0) and second.epoch == first.epoch + 1
+
+
+def test_a_holder_that_lost_the_lease_changes_nothing(tmp_path: Path):
+    clock = Clock()
+    first, second = new_journal(tmp_path, "one", clock), new_journal(tmp_path, "two", clock)
+    first.acquire(0)
+    clock.now += LEASE_SECONDS + 1
+    second.acquire(0)
+    with pytest.raises(LeaseLost):
+        first.change("settle", RECIPE, {}, b"x")
+    with pytest.raises(LeaseLost):
+        with_thumbs(first, 1)
+    assert second.last() is None and second.positions() == {}
+
+
+def test_a_released_lease_is_free_at_once(tmp_path: Path):
+    first, second = new_journal(tmp_path, "one"), new_journal(tmp_path, "two")
+    first.acquire(0)
+    first.release()
+    assert second.acquire(0)
+
+
+def test_an_epoch_is_above_every_earlier_one_and_the_stores(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    assert journal.acquire(41) and journal.epoch == 42
+
+
+def test_events_and_positions_move_together(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    with_thumbs(journal, 3)
+    assert journal.positions() == {0: 8}
+    assert journal.db.execute("SELECT count(*) FROM feedback").fetchone() == (3,)
+
+
+def test_a_micro_batch_takes_what_waits_and_fills_up_with_replays_used_at_most_twice(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    _, batches = with_thumbs(journal, 3)
+    first = batches.choose(nominal=8, limit=64, rng=random.Random(0))
+    assert len(first.new) == 3 and first.replayed == () and len(first.task) == 8
+    journal.train(first, RECIPE, b"a", losses=LOSSES)
+    again = batches.choose(nominal=8, limit=64, rng=random.Random(0))
+    assert again.new == () and set(again.replayed) <= set(first.new) and again.replayed
+    journal.train(again, RECIPE, b"b", losses=LOSSES)
+    uses = dict(journal.db.execute("SELECT id, uses FROM feedback").fetchall())
+    assert all(uses[one] == 2 for one in again.replayed) and max(uses.values()) == 2
+    assert not set(batches.choose(nominal=8, limit=64, rng=random.Random(0)).replayed) & set(again.replayed)
+
+
+def test_a_crowd_grows_the_micro_batch_up_to_its_limit(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    _, batches = with_thumbs(journal, 20)
+    assert len(batches.choose(nominal=8, limit=16, rng=random.Random(0)).new) == 16
+
+
+def test_a_row_names_its_feedback_and_the_feedback_its_row(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    journal.change("init", RECIPE, {}, b"v1", version=1)
+    _, batches = with_thumbs(journal, 2)
+    batch = batches.choose(nominal=8, limit=64, rng=random.Random(0))
+    row = journal.train(batch, RECIPE, b"v2", losses=LOSSES)
+    assert row.version == 2 and journal.recipe(row.recipe) == RECIPE
+    assert journal.db.execute("SELECT DISTINCT state, row, version FROM feedback").fetchall() == [
+        (State.FEEDBACK_STATE_TRAINED, row.row, 2)
+    ]
+    assert len(journal.included(1, 2)) == 2 and journal.included(2, 9) == []
+    assert batches.build(row.body["new"], row.body["replayed"], row.body["task"]) == batch
+
+
+def test_a_reset_quarantines_the_feedback_of_the_rows_it_undoes(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    journal.change("init", RECIPE, {}, b"v1", version=1)
+    _, batches = with_thumbs(journal, 2)
+    journal.train(batches.choose(nominal=8, limit=1, rng=random.Random(0)), RECIPE, b"v2", losses=LOSSES)
+    journal.train(batches.choose(nominal=8, limit=1, rng=random.Random(0)), RECIPE, b"v3", losses=LOSSES)
+    row = journal.reset(2, RECIPE, b"v2", "it went wrong")
+    states = [state for (state,) in journal.db.execute("SELECT state FROM feedback ORDER BY id")]
+    assert states == [State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_QUARANTINED]
+    assert row.version == 4 and batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == ()
+
+
+def test_refused_feedback_is_given_back_only_once(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    _, batches = with_thumbs(journal, 1)
+    (one,) = batches.choose(nominal=8, limit=9, rng=random.Random(0)).new
+    for expected in ((one,), ()):
+        journal.quarantine([one], "refused")
+        journal.give_back([one])
+        assert batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == expected
+
+
+def test_the_gates_last_word_outlives_a_restart(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    assert not journal.is_held()
+    journal.note("hold", RECIPE, version=3)
+    journal.note("refuse", RECIPE)
+    assert journal.is_held()
+    journal.note("resume", RECIPE, version=4)
+    assert not journal.is_held()
+
+
+def test_others_read_what_became_of_a_feedback_and_of_versions(tmp_path: Path):
+    journal, view = new_journal(tmp_path), JournalView(tmp_path / "learner.db")
+    journal.acquire(0)
+    journal.change("init", RECIPE, {}, b"v1", version=1)
+    journal.published(1, parent=0, manifest="m1", patch_bytes=0)
+    with pytest.raises(NotFound):
+        view.feedback(prediction_id(0), "0")
+    _, batches = with_thumbs(journal, 1)
+    assert view.feedback(prediction_id(0), "").state == State.FEEDBACK_STATE_JOINED
+    journal.train(batches.choose(nominal=8, limit=9, rng=random.Random(0)), RECIPE, b"v2", losses=LOSSES)
+    assert view.feedback(prediction_id(0), "0").version == 2
+    newest, first = view.versions(10)
+    assert (newest.version, newest.held, newest.feedback, first.current) == (2, True, 1, True)
+    journal.published(2, parent=1, manifest="m2", patch_bytes=9)
+    assert [version.current for version in view.versions(10)] == [True, False]

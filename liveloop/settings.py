@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LIVELOOP_", toml_file="liveloop.toml", frozen=True, extra="forbid")
 
     data: Path = Field(Path("liveloop-data"), description="folder with all state of an embedded run")
+    cache: Path = Field(Path("~/.cache/liveloop"), description="folder of the demo's model and data, and of finished warm starts")
     events_url: str = Field("", description="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC; empty: events.db in the data folder")
     weights_url: str = Field("", description="file:///FOLDER or redis://HOST:PORT; empty: weights/ in the data folder")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")

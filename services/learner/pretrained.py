@@ -159,8 +159,8 @@ def _max_tokens(tokenizer: Any, config: Any, wanted: int | None) -> int:
 
 def _embedding_name(model: Any) -> str:
     table = model.get_input_embeddings().weight
-    return next(name for name, parameter in model.named_parameters() if parameter is table)
+    return next(str(name) for name, parameter in model.named_parameters() if parameter is table)
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -66,17 +66,18 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 
 def _read_jsonl(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise Misconfigured(f"line {number} of {path} is not JSON") from error
-        if not isinstance(row, dict):
-            raise Misconfigured(f"line {number} of {path} is not a JSON object")
-        _check_columns(f"line {number} of {path}", columns, list(row))
-        found.append(tuple(row[column] for column in columns))
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise Misconfigured(f"line {number} of {path} is not JSON") from error
+            if not isinstance(row, dict):
+                raise Misconfigured(f"line {number} of {path} is not a JSON object")
+            _check_columns(f"line {number} of {path}", columns, list(row))
+            found.append(tuple(row[column] for column in columns))
     return found
 
 
@@ -175,17 +176,5 @@ def write_task(folder: Path, data: TaskData) -> None:
     """Write train.jsonl, validation.jsonl and test.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test"):
-        lines = [json.dumps({"text": row.text, "label": row.label}, ensure_ascii=False) + "\n" for row in getattr(data, name)]
+        lines = [json.dumps({"text": row.text, "label": row.label}) + "\n" for row in getattr(data, name)]
         (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-
-
-def read_task(folder: Path) -> TaskData:
-    """Read what `write_task` wrote. Raises Misconfigured where a file is missing or damaged."""
-    return TaskData(*(_read_part(folder / f"{name}.jsonl") for name in ("train", "validation", "test")))
-
-
-def _read_part(path: Path) -> list[Row]:
-    try:
-        return [Row(str(text), str(label)) for text, label in _read_jsonl(path, ["text", "label"])]
-    except (OSError, ValueError) as error:
-        raise Misconfigured(f"the task data {path} cannot be read; `liveloop init` writes it") from error

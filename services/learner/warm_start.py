@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -58,17 +57,18 @@ def train(
     flat = flat.to(plan.device, copy=True)
     gradients = torch.zeros(bundle.layout.total - bundle.layout.frozen, device=flat.device)
     model = task.new_model(bundle.layout, flat, gradients)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate, fused=True)
+    parameter = torch.nn.Parameter(flat[bundle.layout.frozen :])
+    parameter.grad = gradients
+    optimizer = torch.optim.AdamW([parameter], fused=True)
     examples = _examples(task, rows)
     best = _Best(bundle, validation, flat)
     clock = _Clock(plan, batches=-(-len(examples) // _BATCH))
     for epoch in range(plan.epochs):
         for batch in _batches(task, examples, random.Random(f"{plan.seed}/{epoch}")):
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * (1 - clock.done)
+            optimizer.param_groups[0]["lr"] = plan.learning_rate * (1 - clock.done)
             gradients.zero_()
             task.task_loss(model, batch).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grads_with_norm_([p for p in model.parameters() if p.requires_grad], 1.0, gradients.norm())
+            torch.nn.utils.clip_grad_norm_(parameter, 1.0)
             optimizer.step()
             clock.step()
             progress(clock.done, f"epoch {epoch + 1} of {plan.epochs}, {best.words}")
@@ -165,17 +165,6 @@ def _report(right: Sequence[str], chosen: Sequence[str], labels: Sequence[str]) 
         recall={label: float(value) for label, value in zip(labels, recalls, strict=True)},
         support={label: int(value) for label, value in zip(labels, supports, strict=True)},
     )
-
-
-def served_bits(flat: torch.Tensor) -> np.ndarray:
-    """The state that will be served: `flat` rounded to bf16, as bit patterns (uint16, [layout.total])."""
-    bits: np.ndarray = flat.cpu().to(torch.bfloat16).view(torch.uint16).numpy()
-    return bits
-
-
-def served_flat(bits: np.ndarray) -> torch.Tensor:
-    """What a pod computes from: the bit patterns widened to fp32, which is exact."""
-    return torch.from_numpy(bits).view(torch.bfloat16).float()
 
 
 def memory(layout: Layout) -> tuple[float, float]:

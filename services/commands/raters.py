@@ -1,0 +1,90 @@
+"""The VADER study: texts with the scores of individual people, split for a demo. Knows the study's files, not what is learnt from them.
+
+Source: Hutto & Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+LABELS = ("negative", "positive")
+
+# A mean score nearer to 0 says that people saw no clear sentiment, or none they agreed on: there is no right answer to check against.
+_CLEAR = 0.5
+
+_TWEETS_TRAIN, _TWEETS_VALIDATION, _TWEETS_TEST = 1000, 300, 1000
+_REVIEWS_TEST = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class RatedText:
+    """A text and what people said of it."""
+
+    text: str
+    scores: tuple[int, ...]  # one per rater, -4 (most negative) to 4; 0: neutral, or not applicable
+    label: str  # by the sign of their mean
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Two domains, no text in two places."""
+
+    tweets_train: list[RatedText]  # the labelled rows of the warm start
+    tweets_validation: list[RatedText]
+    tweets_test: list[RatedText]  # held out: the old domain
+    reviews_stream: list[RatedText]  # shown to raters: the new domain
+    reviews_test: list[RatedText]  # held out: the new domain
+
+
+def read_study(folder: Path) -> Study:
+    """Read and split the study's tweets and movie reviews: always the same texts in the same places, in the same order."""
+    tweets = _in_hash_order(_read(folder, "tweets"))
+    reviews = _in_hash_order(_read(folder, "movieReviewSnippets"))
+    validation_ends = _TWEETS_TRAIN + _TWEETS_VALIDATION
+    return Study(
+        tweets_train=tweets[:_TWEETS_TRAIN],
+        tweets_validation=tweets[_TWEETS_TRAIN:validation_ends],
+        tweets_test=tweets[validation_ends : validation_ends + _TWEETS_TEST],
+        reviews_stream=reviews[_REVIEWS_TEST:],
+        reviews_test=reviews[:_REVIEWS_TEST],
+    )
+
+
+def thumb(item: RatedText, predicted: str, rng: random.Random) -> bool | None:
+    """What one rater, drawn at random, says to the answer `predicted`: True up, False down, None nothing (the rater saw no sentiment)."""
+    score = rng.choice(item.scores)
+    return None if score == 0 else LABELS[score > 0] == predicted
+
+
+def _read(folder: Path, domain: str) -> list[RatedText]:
+    """Texts with a clear mean that is the same in both files; for 199 tweets it is not: their text and ratings do not belong together."""
+    texts: dict[str, tuple[float, str]] = {}
+    for line in (folder / f"{domain}_GroundTruth.txt").read_text("utf-8").splitlines():
+        number, mean, text = line.split("\t", 2)
+        texts[number] = float(mean), text.strip()
+    found: list[RatedText] = []
+    for line in (folder / f"{domain}_anonDataRatings.txt").read_text("utf-8").splitlines():
+        number, mean, _, scores = line.split("\t")
+        stated, text = texts[number]
+        if abs(stated - float(mean)) < 1e-3 and abs(stated) >= _CLEAR:
+            found.append(RatedText(text, tuple(json.loads(scores)), LABELS[stated > 0]))
+    return found
+
+
+def _in_hash_order(items: list[RatedText]) -> list[RatedText]:
+    """Each text once, in the order of its hash: a random split that is the same everywhere."""
+    first: dict[str, RatedText] = {}
+    for item in items:
+        first.setdefault(_words(item.text), item)
+    return [first[words] for words in sorted(first, key=lambda words: hashlib.sha256(words.encode()).digest())]
+
+
+def _words(text: str) -> str:
+    """What makes two texts the same: their words, whatever case and punctuation; the text itself where it has no words."""
+    return " ".join(re.findall(r"\w+", html.unescape(text).casefold())) or text

@@ -118,7 +118,7 @@ class Loop:
         code = self.processes[service].returncode
         said = [line.strip() for line in self._said(service) if line.strip()]
         if code == MISCONFIGURED and said:
-            return said[-1]
+            return said[-1].removeprefix(f"liveloop {service}: ")
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return f"the {service} {how}; see {self.log(service)}"
 

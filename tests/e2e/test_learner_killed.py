@@ -13,11 +13,11 @@ from contextlib import closing, contextmanager
 import torch
 
 from liveloop import keys
+from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher, read_model
-from services.learner.__main__ import task_rows
 from services.learner.journal import Journal
 from services.learner.micro_batch import MicroBatches
 from services.learner.redo import redo
@@ -109,7 +109,8 @@ def assert_journal_explains_weights(running: Running) -> None:
     store, key = DirectoryStore(settings.data / "weights"), keys.signing_key(settings)
     model = read_model(store, key.public_key())
     task = Classification(model.bundle)
-    rows, _ = task_rows(settings.data / "task" / "train.jsonl", task.labels)
+    lines = [json.loads(line) for line in (settings.data / "task" / "train.jsonl").read_text().splitlines()]
+    rows = [LabelledExample(line["text"], task.labels.index(line["label"])) for line in lines]
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.learner_threads or os.cpu_count() or 1)
     try:

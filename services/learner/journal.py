@@ -51,6 +51,7 @@ class Journal:
         self._holder = holder
         self._clock = clock
         self.epoch = 0
+        self._renewed = 0.0
         try:
             self.db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
             self.db.execute("PRAGMA journal_mode = WAL")
@@ -76,9 +77,10 @@ class Journal:
         return bool(free)
 
     def renew(self) -> None:
-        """Keep the lease while nothing is written. Raises LeaseLost."""
-        with self.transaction():
-            pass
+        """Keep the lease while nothing else is written, if it is time to. Raises LeaseLost."""
+        if self._clock() - self._renewed > LEASE_SECONDS / 4:
+            with self.transaction():
+                pass
 
     def release(self) -> None:
         """Give the lease back, so that a successor need not wait."""
@@ -94,6 +96,7 @@ class Journal:
             )
             if renewed.rowcount == 0:
                 raise LeaseLost("another learner holds the lease on this data folder")
+            self._renewed = self._clock()
             yield self.db
         except BaseException:
             self.db.execute("ROLLBACK")

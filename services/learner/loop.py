@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from liveloop import telemetry
+from liveloop.errors import Unavailable, WeightsRefused
+from liveloop.events import EventLog
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
-
-from liveloop import telemetry
-from liveloop.errors import Unavailable
-from liveloop.events import EventLog
 from services.learner.evaluator import Evaluation, Evaluator
 from services.learner.guard import Decision, Gate, Guard
 from services.learner.joiner import Joiner
@@ -103,6 +102,7 @@ class LearnerLoop:
         self._save(wait=True)
 
     def _turn(self) -> None:
+        self._parts.journal.renew()
         self._read()
         due = time.monotonic() - self._last_start >= self._pace.step_interval
         waiting = self._parts.batches.waiting()
@@ -139,11 +139,12 @@ class LearnerLoop:
             self._refuse(batch.new, refusal)
             return
         parts.trainer.apply(report, recipe)
-        if not parts.trainer.is_finite():
-            parts.journal.quarantine(batch.new, "the step left a weight that is not finite")
-            self._reset("a weight is not finite")
+        try:
+            staged = parts.publisher.stage(parts.trainer.bits)
+        except WeightsRefused as error:
+            parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
+            self._reset(error.reason)
             return
-        staged = parts.publisher.stage(parts.trainer.bits)
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         self._publish(parts.journal.train(batch, recipe, staged.digest, losses=losses), staged)
         self._settles, self._refused = SETTLES, []

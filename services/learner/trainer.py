@@ -102,10 +102,6 @@ class Trainer:
         self._ema.lerp_(self._parameter.detach(), 0.5)
         self._serve()
 
-    def is_finite(self) -> bool:
-        """No served weight is infinite or NaN (one of either makes the sum so)."""
-        return bool(torch.isfinite(self._ema.sum()))
-
     def reset(self, bits: np.ndarray) -> None:
         """Master and average become these served bits ([layout.total], uint16), the moments zero."""
         self._master.copy_(widen(bits))

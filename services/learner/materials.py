@@ -1,0 +1,103 @@
+"""What a learner has before it may write: the model, the task data and the recipe of its steps. Knows the data folder's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from liveloop import keys
+from liveloop.errors import Misconfigured
+from liveloop.settings import Settings
+from liveloop.tasks import LabelledExample
+from liveloop.tasks.classification import Classification
+from liveloop.v1.weights_pb2 import Layout
+from liveloop.weights.directory import DirectoryStore
+from liveloop.weights.manifest import open_head
+from liveloop.weights.records import Records
+from liveloop.weights.store import WeightStore
+from services.learner.evaluator import Evaluator
+from services.learner.trainer import Recipe, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """Read from the data folder; nothing in it needs the lease."""
+
+    store: WeightStore  # the learner's own, always a directory
+    key: Ed25519PrivateKey
+    epoch: int  # of the store's head
+    task: Classification
+    layout: Layout
+    train: list[LabelledExample]
+    validation: list[LabelledExample]
+    recipe: Recipe
+
+    def trainer(self, device: torch.device) -> Trainer:
+        """A trainer with no weights in it yet."""
+        return Trainer(self.task, self.layout, device)
+
+    def evaluator(self, device: torch.device) -> Evaluator:
+        """An evaluator on the validation rows."""
+        return Evaluator(self.task, self.layout, {f"task:{index}": row for index, row in enumerate(self.validation)}, device)
+
+
+def load_materials(settings: Settings, device: torch.device) -> Materials:
+    """Read the model that `liveloop init` published and the task data beside it. Raises Misconfigured, WeightsRefused."""
+    store, key = DirectoryStore(settings.data / "weights"), keys.signing_key(settings)
+    blob = store.head()
+    if blob is None:
+        raise Misconfigured(f"there is no model in {settings.data}; `liveloop init --data {settings.data}` makes one")
+    head = open_head(blob, key.public_key())
+    records = Records(store, key.public_key())
+    bundle = records.bundle(records.chain(head)[-1])
+    task = Classification(bundle)
+    train, digest = _rows(settings.data / "task" / "train.jsonl", task.labels)
+    validation, _ = _rows(settings.data / "task" / "validation.jsonl", task.labels)
+    return Materials(store, key, head.epoch, task, bundle.layout, train, validation, _recipe(settings, device, digest))
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """A GPU where there is one, unless told otherwise. Raises Misconfigured when it cannot be used."""
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise Misconfigured(f"the device {settings.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return Recipe(
+        learning_rate=settings.learning_rate,
+        feedback_weight=settings.feedback_weight,
+        ema_decay=settings.ema_decay,
+        clip_norm=settings.clip_norm,
+        micro_batch=settings.micro_batch,
+        seed=settings.seed,
+        task_data=task_data,
+        threads=settings.learner_threads or os.cpu_count() or 1,
+        device=f"{device} {processor}",
+        torch=torch.__version__,
+    )
+
+
+def _rows(path: Path, labels: tuple[str, ...]) -> tuple[list[LabelledExample], str]:
+    """Labelled rows and the digest of their file; none where there is no file."""
+    if not path.exists():
+        return [], ""
+    content = path.read_bytes()
+    index = {label: number for number, label in enumerate(labels)}
+    rows = [json.loads(line) for line in content.decode().splitlines()]
+    unknown = {row["label"] for row in rows} - index.keys()
+    if unknown:
+        raise Misconfigured(f"{path} has the label {min(unknown)!r}, which the model has not; run `liveloop init` with this data")
+    return [LabelledExample(row["text"], index[row["label"]]) for row in rows], blake3(content).hexdigest()

@@ -1,0 +1,40 @@
+"""Where a learner goes on after a start: the journal decides. Knows the parts; takes no step of its own."""
+
+from __future__ import annotations
+
+from liveloop import telemetry
+from liveloop.errors import NotFound, WeightsRefused
+from services.learner.loop import Parts
+from services.learner.redo import Unequal, redo
+from services.learner.trainer import Recipe
+
+_log = telemetry.logger(part="resume")
+
+
+def resume(parts: Parts, recipe: Recipe) -> None:
+    """Bring the trainer to where the journal stands; an unequal redo goes on from what is served, in a row that says so."""
+    journal, publisher, trainer = parts.journal, parts.publisher, parts.trainer
+    if journal.last() is None:
+        trainer.reset(publisher.state.bits)
+        journal.change("init", recipe, {}, publisher.state.digest, version=publisher.head.current)
+        link = publisher.head.chain[-1]
+        journal.published(link.version, parent=0, manifest=link.manifest, patch_bytes=link.patch_bytes)
+        return
+    parts.gate.held = journal.is_held()
+    try:
+        redo(
+            journal,
+            trainer,
+            parts.batches,
+            lambda version: publisher.load(version, journal.manifest(version)),
+            cached=parts.tensors.newest(),
+            alive=journal.renew,
+        )
+    except Unequal as error:
+        _log.warning("the journal cannot be redone to the bit here; going on from the redone state", reason=error.reason)
+        trainer.reset(trainer.bits.copy())
+        journal.change("rebase", recipe, {"why": error.reason}, publisher.stage(trainer.bits).digest)
+    except (NotFound, WeightsRefused) as error:
+        _log.warning("the journal cannot be redone; going on from what is served", reason=error.reason)
+        trainer.reset(publisher.state.bits)
+        journal.reset(publisher.head.current, recipe, publisher.state.digest, error.reason)

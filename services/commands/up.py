@@ -14,7 +14,8 @@ from liveloop.settings import Settings, host_port, load_settings
 from services.commands.processes import MISCONFIGURED, Loop
 
 _QUICK = 30.0  # seconds: a service that ends sooner after its start may do so each time
-_QUICK_DEATHS = 5  # with waits of 1, 2, 4 and 8 s between them
+_QUICK_DEATHS = 5  # of one service in a row after which all stop
+_FIRST_WAIT = 1.0  # seconds before a service is started again; twice as long each time
 _LOOK = 0.2  # seconds between two looks at the children
 
 
@@ -32,8 +33,8 @@ def up(settings: Settings, console: Console) -> None:
             console.print(f"{settings.data} is empty: initialising it with the demo model.")
             prepare_demo(settings, console)
         with Loop(settings) as loop:
-            console.print(f"Ready: [link={page(settings)}]{page(settings)}[/link]  (Ctrl-C ends it; logs are in {settings.data / 'logs'})")
-            _supervise(loop, console)
+            console.print(f"Ready: {page(settings)}  (Ctrl-C ends it; the logs are in {settings.data / 'logs'})", soft_wrap=True)
+            supervise(loop, console)
     except KeyboardInterrupt:
         console.print("Stopped.")
 
@@ -63,7 +64,8 @@ def up_settings(
     return base.model_copy(update=update)
 
 
-def _supervise(loop: Loop, console: Console) -> None:
+def supervise(loop: Loop, console: Console) -> None:
+    """Start again what dies, until interrupted. Raises Misconfigured when a service keeps dying, or says that it is misconfigured."""
     started = dict.fromkeys(loop.services, time.monotonic())
     deaths = dict.fromkeys(loop.services, 0)
     while True:
@@ -75,8 +77,8 @@ def _supervise(loop: Loop, console: Console) -> None:
             deaths[service] = deaths[service] + 1 if lived < _QUICK else 1
             if process.returncode == MISCONFIGURED or deaths[service] >= _QUICK_DEATHS:
                 raise Misconfigured(loop.failure(service))
-            wait = 2.0 ** (deaths[service] - 1)
-            console.print(f"{loop.failure(service)}. Starting it again in {wait:.0f} s.", style="yellow")
+            wait = _FIRST_WAIT * 2 ** (deaths[service] - 1)
+            console.print(f"{loop.failure(service)}. Starting it again in {wait:.0f} s.", style="yellow", soft_wrap=True)
             time.sleep(wait)
             loop.launch(service)
             started[service] = time.monotonic()

@@ -1,5 +1,6 @@
 """The child processes of a loop, with services of a few lines in place of the real ones."""
 
+import io
 import json
 import os
 import signal
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from liveloop.errors import Misconfigured
 from liveloop.settings import Settings
 from services.commands.processes import Loop, free_settings
+from services.commands.up import supervise
 
 SERVICE = """
 import json, os, signal, sys
@@ -178,3 +181,27 @@ def test_no_child_outlives_a_parent_that_was_killed(settings: Settings, stand_in
 def test_free_ports_are_six_different_ones(settings: Settings) -> None:
     listeners = [value for name, value in settings.model_dump().items() if name.endswith("_listen")]
     assert len(set(listeners)) == 6
+
+
+def test_a_service_that_keeps_dying_is_started_again_a_few_times_and_then_named(
+    settings: Settings, stand_ins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.commands.up._FIRST_WAIT", 0.01)
+    said = io.StringIO()
+    with loop_of(settings, stand_ins) as loop:
+        (stand_ins / "inference.py").write_text("import sys; sys.exit(1)")
+        loop.kill("inference")
+        with pytest.raises(Misconfigured, match="the inference ended with exit code 1"):
+            supervise(loop, Console(file=said))
+        assert loop.processes["learner"].poll() is None
+    assert said.getvalue().count("Starting it again") == 4
+    assert "was ended by signal 9" in said.getvalue()
+
+
+def test_a_service_that_is_misconfigured_is_not_started_again(settings: Settings, stand_ins: Path) -> None:
+    with loop_of(settings, stand_ins) as loop:
+        (stand_ins / "learner.py").write_text("import sys; sys.stderr.write('liveloop learner: the disk is full\\n'); sys.exit(2)")
+        loop.kill("learner")
+        loop.launch("learner")
+        with pytest.raises(Misconfigured, match=r"^the disk is full$"):
+            supervise(loop, Console(quiet=True))

@@ -15,6 +15,7 @@ as_root() {
 
 install_with_apt() {
     command -v apt-get >/dev/null && as_root true 2>/dev/null || return 0
+    echo "Installing with apt what the tests need: $*."
     as_root apt-get update -qq || return 0
     packages=
     for name in "$@"; do
@@ -29,7 +30,6 @@ install_with_apt() {
 
 names=$(missing)
 [ -z "$names" ] && exit 0
-echo "Installing with apt for the tests: $(echo $names)."
 # shellcheck disable=SC2086
 install_with_apt $names
 names=$(missing)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from liveloop.errors import Misconfigured
-from liveloop.settings import Settings
+from liveloop.settings import Settings, host_port
 from liveloop.v1.events_pb2 import Event
 
 if TYPE_CHECKING:
@@ -77,25 +77,36 @@ class EventLog(Protocol):
 def open_log(settings: Settings) -> EventLog:
     """The log that `settings.events` names, to read from. Raises Misconfigured; does not wait for a broker."""
     url = urlsplit(settings.events)
-    if url.scheme == "sqlite":
+    if url.scheme == "sqlite" and not url.netloc and len(url.path) > 1:
         from liveloop.events.sqlite import SqliteLog
 
-        return SqliteLog(_file(settings), capacity=settings.log_capacity, window=settings.feedback_window)
+        return SqliteLog(Path(url.path), capacity=settings.log_capacity, window=settings.feedback_window)
+    topic = url.path.strip("/")
+    if url.scheme == "kafka" and url.netloc and topic and "/" not in topic:
+        from liveloop.events.kafka import KafkaLog
+
+        servers = url.netloc.split(",")
+        for server in servers:
+            host_port(server)
+        return KafkaLog(servers, topic, partitions=settings.topic_partitions)
     raise Misconfigured(f"the events URL {settings.events!r} is neither sqlite:///FILE nor kafka://HOST:PORT,HOST:PORT/TOPIC")
 
 
 def open_intake(settings: Settings) -> Intake:
-    """Where an inference process puts its events: the embedded log, or this process's outbox. Raises Misconfigured; waits for no broker."""
+    """Where an inference process puts its events: the embedded log, or an outbox from which a relay moves them to Kafka.
+
+    Raises Misconfigured; does not wait for a broker.
+    """
     from liveloop.events.intake import Intake
+    from liveloop.events.outbox import claim, orphans
+    from liveloop.events.relay import Relay
     from liveloop.events.sqlite import SqliteLog
 
     log = open_log(settings)
-    assert isinstance(log, SqliteLog)
-    return Intake(log)
-
-
-def _file(settings: Settings) -> Path:
-    url = urlsplit(settings.events)
-    if url.netloc or len(url.path) < 2:
-        raise Misconfigured(f"the events URL {settings.events!r} names no file; write sqlite:///FILE, with three slashes")
-    return Path(url.path)
+    if isinstance(log, SqliteLog):
+        return Intake(log)
+    folder = settings.data / "outbox"
+    capacity, window = settings.log_capacity, settings.feedback_window
+    outbox = claim(folder, capacity=capacity, window=window)
+    relay = Relay(outbox, log, orphans=lambda: orphans(folder, capacity=capacity, window=window))
+    return Intake(outbox.log, delivery=relay, wait_for_delivery=settings.ack == "broker")

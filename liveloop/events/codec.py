@@ -1,4 +1,4 @@
-"""What an event is to a log: a partition, a content digest, bytes in a batch. Knows no log and no clock."""
+"""What an event is to a log: a partition, a content digest, bytes in a record. Knows no log and no clock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from blake3 import blake3
 from google.protobuf.message import DecodeError
 
+from liveloop.events import Record
+from liveloop.telemetry import counter, logger
 from liveloop.v1.events_pb2 import Event, EventBatch, FeedbackEvent
 
 FORMAT = 1
@@ -16,24 +18,27 @@ RECORD_BYTES = 256 * 1024
 """One record holds at most this, unless a single event is larger: few records a second, and still far below a broker's limit."""
 
 
-class UnreadableError(ValueError):
-    """Bytes that are not an EventBatch of a known format."""
-
-
 def encode(events: Iterable[Event]) -> bytes:
     """The bytes of one record."""
     return EventBatch(format=FORMAT, events=events).SerializeToString()
 
 
-def decode(record: bytes) -> list[Event]:
-    """The events of one record. Raises UnreadableError."""
+def record_of(partition: int, position: int, content: bytes) -> Record:
+    """The record whose bytes are `content`; without events, counted and logged, when they are no EventBatch of a known format.
+
+    So the reader passes over it: one bad record must not stop the loop.
+    """
     try:
-        batch = EventBatch.FromString(record)
-    except DecodeError as error:
-        raise UnreadableError("not an EventBatch") from error
-    if batch.format != FORMAT:
-        raise UnreadableError(f"an EventBatch of format {batch.format}; this version reads format {FORMAT}")
-    return list(batch.events)
+        batch = EventBatch.FromString(content)
+    except DecodeError:
+        batch = EventBatch()
+    if batch.format == FORMAT:
+        return Record(partition, position, batch.events)
+    counter("log_unreadable_total").inc()
+    logger().error(
+        "a record of the event log cannot be read and is passed over", partition=partition, position=position, format=batch.format
+    )
+    return Record(partition, position, ())
 
 
 def partition_of(key: str, partitions: int) -> int:

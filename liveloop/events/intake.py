@@ -38,7 +38,7 @@ class Delivery(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop. Raises Unavailable in those who still wait."""
+        """Stop, close the outbox, and raise Unavailable in those who still wait."""
         ...
 
 
@@ -46,7 +46,7 @@ class Intake:
     """Takes events in. Predictions and reports never wait; a feedback's future resolves once it is durable."""
 
     def __init__(self, log: SqliteLog, *, delivery: Delivery | None = None, wait_for_delivery: bool = False) -> None:
-        """Own `log` and `delivery`. With `wait_for_delivery` a feedback's future waits until it has been delivered."""
+        """Own `log`, or `delivery`, which then owns `log`. With `wait_for_delivery` a feedback's future waits until it was delivered."""
         self._log = log
         self._delivery = delivery
         self._wait_for_delivery = wait_for_delivery
@@ -90,12 +90,12 @@ class Intake:
             self._closing = True
             self._changed.notify()
         self._writer.join()
-        left = 0
-        if self._delivery:
-            self._delivery.flush(max(0.0, deadline - time.monotonic()))
-            left = self._log.waiting
-            self._delivery.close()
-        self._log.close()
+        if self._delivery is None:
+            self._log.close()
+            return 0
+        self._delivery.flush(max(0.0, deadline - time.monotonic()))
+        left = self._log.waiting
+        self._delivery.close()
         return left
 
     def _put(self, event: Event, result: Future[Verdict] | None) -> None:

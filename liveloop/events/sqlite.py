@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from liveloop.errors import LiveloopError, Overloaded
-from liveloop.events import Page, Record
-from liveloop.events.codec import UnreadableError, content_digest, decode, encode
+from liveloop.events import Page
+from liveloop.events.codec import content_digest, encode, record_of
 from liveloop.events.database import Database
-from liveloop.telemetry import counter, logger
 from liveloop.v1.events_pb2 import Event
 
 _SCHEMA = """
@@ -62,7 +61,6 @@ class SqliteLog:
         self._window = window
         self._retention = window if retention is None else retention
         self._next_trim = 0.0
-        self._passed_over = 0
 
     @property
     def partitions(self) -> range:
@@ -94,13 +92,13 @@ class SqliteLog:
         return self._database.write(work)
 
     def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
-        """See EventLog. A row that cannot be decoded comes as a record without events, counted and logged once."""
+        """See EventLog. A row that cannot be decoded comes as a record without events."""
         deadline = time.monotonic() + timeout
         while True:
             rows, end = self._database.read(lambda connection: _rows(connection, positions.get(0), limit))
             wait = min(_POLL, deadline - time.monotonic())
             if rows or wait <= 0:
-                records = [Record(0, position, self._decode(position, record)) for position, record in rows]
+                records = [record_of(0, position, content) for position, content in rows]
                 return Page(records, at_end=frozenset({0} if not rows or rows[-1][0] >= end else ()))
             time.sleep(wait)
 
@@ -115,7 +113,9 @@ class SqliteLog:
             rows = connection.execute(
                 "SELECT position, written_at FROM batch WHERE position < ? ORDER BY position LIMIT ?", (positions[0], _TRIM_ROWS)
             )
-            last = max((position for position, written_at in rows if written_at <= now - self._retention), default=0)
+            last = max(
+                (position for position, written_at in rows if self._retention == 0 or written_at <= now - self._retention), default=0
+            )
             connection.execute("DELETE FROM batch WHERE position <= ?", (last,))
             connection.execute(
                 "DELETE FROM accepted WHERE (prediction_id, feedback_id) IN "
@@ -145,6 +145,11 @@ class SqliteLog:
         return float(row[0]) if row else 0.0
 
     @property
+    def released(self) -> int:
+        """The position before which everything was released."""
+        return int(self._database.read(lambda connection: connection.execute("SELECT position FROM released").fetchone()[0]))
+
+    @property
     def waiting(self) -> int:
         """Events that were not released."""
         statement = "SELECT coalesce(sum(events), 0) FROM batch WHERE position >= (SELECT position FROM released)"
@@ -159,16 +164,6 @@ class SqliteLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _decode(self, position: int, record: bytes) -> Sequence[Event]:
-        try:
-            return decode(record)
-        except UnreadableError as error:
-            if position > self._passed_over:
-                self._passed_over = position
-                counter("log_unreadable_total").inc()
-                logger().error("a record of the event log cannot be read and is passed over", position=position, reason=str(error))
-            return ()
 
 
 def _judge(connection: sqlite3.Connection, event: Event) -> Verdict:

@@ -1,0 +1,209 @@
+"""KafkaLog: the event log on Apache Kafka, positions kept by the reader. Knows kafka-python, not who relays or learns.
+
+Nothing connects before it is needed. After any trouble the connection is dropped and the next call makes a new one, so that a broker
+that was away, at the start or in between, costs the caller Unavailable until it is back, and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, TopicAlreadyExistsError
+from kafka.net.compat import KafkaNetClient
+
+from liveloop.errors import LiveloopError, Unavailable
+from liveloop.events import Page
+from liveloop.events.codec import record_of, rounds
+from liveloop.v1.events_pb2 import Event
+
+_BOOTSTRAP_MS = 5_000
+_REQUEST_MS = 10_000
+_DELIVERY_MS = 15_000
+"""Longer than one request, so that a retry fits in; after this an append gives up, and whoever relays tries again."""
+_MESSAGE_BYTES = 8 << 20
+"""Twice what gRPC lets in at most: no accepted event can be too large for a topic made here."""
+_FETCH_WAIT_MS = 100
+
+
+class KafkaLog:
+    """An EventLog on one topic. One thread may append while another reads."""
+
+    def __init__(self, servers: Sequence[str], topic: str, *, partitions: int) -> None:
+        """Use `topic` of the cluster at `servers` (host:port); `partitions` is how many to create it with where it is missing."""
+        self._servers = list(servers)
+        self._topic = topic
+        self._partitions = partitions
+        self._found = False
+        self._producing = threading.Lock()
+        self._consuming = threading.Lock()
+        self._producer: KafkaProducer | None = None
+        self._consumer: KafkaConsumer | None = None
+        self._at: dict[int, int] = {}  # partition: the consumer's position
+        self._oldest: dict[int, int] = {}  # partition: where its oldest record was when the consumer was made
+
+    @property
+    def partitions(self) -> range:
+        """Those of the topic; before the first contact, those it would be created with."""
+        return range(self._partitions)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """See EventLog. Sends record after record within a partition, so that a failure never changes their order."""
+        with self._producing, self._trouble(self._drop_producer):
+            if self._producer is None:
+                self._find_topic()
+                self._producer = self._connect(KafkaProducer, **_PRODUCER)
+            for records in rounds(events, self._partitions):
+                sent = [self._producer.send(self._topic, record, partition=partition) for partition, record in records.items()]
+                _wait_for(sent)
+
+    def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
+        """See EventLog. A record that cannot be decoded comes as a record without events."""
+        with self._consuming, self._trouble(self._drop_consumer):
+            if self._consumer is None:
+                self._find_topic()
+                self._consumer = self._connect(KafkaConsumer, **_CONSUMER)
+                self._consumer.assign([self._partition(number) for number in self.partitions])
+            self._seek(self._consumer, positions)
+            found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
+            records = [
+                record_of(tp.partition, message.offset, message.value or b"") for tp, messages in found.items() for message in messages
+            ]
+            self._at.update((record.partition, record.position + 1) for record in records)
+            return Page(records, at_end=self._at_end(self._consumer))
+
+    def release(self, positions: Mapping[int, int]) -> None:
+        """Nothing: the topic's retention decides."""
+
+    def close(self) -> None:
+        """Close what is open."""
+        with self._producing:
+            self._drop_producer()
+        with self._consuming:
+            self._drop_consumer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _seek(self, consumer: KafkaConsumer, positions: Mapping[int, int]) -> None:
+        unknown = [self._partition(number) for number in self.partitions if number not in positions and number not in self._oldest]
+        if unknown:
+            self._oldest.update((tp.partition, offset) for tp, offset in consumer.beginning_offsets(unknown, _REQUEST_MS).items())
+        for number in self.partitions:
+            wanted = positions[number] if number in positions else self._oldest[number]
+            if self._at.get(number) != wanted:
+                consumer.seek(self._partition(number), wanted)
+                self._at[number] = wanted
+
+    def _at_end(self, consumer: KafkaConsumer) -> frozenset[int]:
+        """Partitions of which nothing is left. Asked of the broker, where the last fetch does not already show that there is more."""
+        maybe = [tp for tp in map(self._partition, self.partitions) if (consumer.highwater(tp) or 0) <= self._at[tp.partition]]
+        ends = consumer.end_offsets(maybe, _REQUEST_MS) if maybe else {}
+        return frozenset(tp.partition for tp, end in ends.items() if self._at[tp.partition] >= end)
+
+    def _find_topic(self) -> None:
+        """Learn how many partitions the topic has; create it where it is missing."""
+        if self._found:
+            return
+        admin = self._connect(KafkaAdminClient)
+        try:
+            if not (count := self._count(admin)):
+                configs = {"cleanup.policy": "delete", "max.message.bytes": str(_MESSAGE_BYTES)}
+                with suppress(TopicAlreadyExistsError):  # another process was first
+                    admin.create_topics({self._topic: {"num_partitions": self._partitions, "configs": configs}}, wait_for_metadata=True)
+                count = self._count(admin)
+        finally:
+            admin.close()
+        if not count:
+            raise Unavailable(f"the topic {self._topic} has not appeared yet")
+        self._partitions, self._found = count, True
+
+    def _count(self, admin: KafkaAdminClient) -> int:
+        return sum(len(topic["partitions"]) for topic in admin.describe_topics([self._topic]))
+
+    def _connect(self, kind: Callable[..., Any], **config: Any) -> Any:
+        """A client of kafka-python, connected. One that cannot connect would leave its thread behind, hence the list."""
+        opened: list[KafkaNetClient] = []
+
+        def network(**own: Any) -> KafkaNetClient:
+            opened.append(KafkaNetClient(**own))
+            return opened[-1]
+
+        try:
+            return kind(bootstrap_servers=self._servers, kafka_client=network, **_CLIENT, **config)
+        except BaseException:
+            for client in opened:
+                client.close()
+            raise
+
+    @contextmanager
+    def _trouble(self, drop: Callable[[], None]) -> Iterator[None]:
+        try:
+            yield
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
+            drop()
+            raise LiveloopError(f"a position is not in the topic {self._topic}: removed, or another topic? {error}") from error
+        except KafkaError as error:
+            drop()
+            raise Unavailable(f"Kafka at {','.join(self._servers)} does not do its part: {error}") from error
+
+    def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer:
+            with suppress(KafkaError):
+                producer.close(timeout=1)
+
+    def _drop_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._at.clear()
+        self._oldest.clear()
+        if consumer:
+            with suppress(KafkaError):
+                consumer.close(autocommit=False, timeout_ms=1000)
+
+    def _partition(self, number: int) -> TopicPartition:
+        return TopicPartition(self._topic, number)
+
+
+def _wait_for(sent: Sequence[Any]) -> None:
+    """Wait for every acknowledgement, so that nothing is in flight any more when the first failure is raised."""
+    failure: KafkaError | None = None
+    for acknowledgement in sent:
+        try:
+            acknowledgement.get(timeout=2 * _DELIVERY_MS / 1000)
+        except KafkaError as error:
+            failure = failure or error
+    if failure:
+        raise failure
+
+
+_CLIENT: dict[str, Any] = {
+    "client_id": "liveloop",
+    "bootstrap_timeout_ms": _BOOTSTRAP_MS,
+    "request_timeout_ms": _REQUEST_MS,
+    "reconnect_backoff_max_ms": 1000,
+}
+_PRODUCER: dict[str, Any] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "delivery_timeout_ms": _DELIVERY_MS,
+    "max_block_ms": _REQUEST_MS,
+    "max_request_size": _MESSAGE_BYTES,
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+}
+_CONSUMER: dict[str, Any] = {
+    "group_id": None,
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",
+    "fetch_max_wait_ms": _FETCH_WAIT_MS,
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+}

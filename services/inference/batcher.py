@@ -129,6 +129,7 @@ class Batcher:
         try:
             inputs = [item.encoded for item in live]
             version, answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, inputs)
+            found = list(zip(live, answers, strict=True))
         except Exception:  # noqa: BLE001  the top of the loop: one batch that cannot be computed must not end all others
             logger().exception("a batch failed", inputs=len(live))
             for item in live:
@@ -136,7 +137,7 @@ class Batcher:
             return
         self._seconds_per_input += 0.1 * ((self._clock() - started) / len(live) - self._seconds_per_input)
         self._observe(len(live))
-        for item, answer in zip(live, answers, strict=True):
+        for item, answer in found:
             self._give(item, Computed(version, answer))
 
     def _still_wanted(self, call: _Call) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from liveloop.weights.subscriber import Subscriber
 
 from liveloop import keys
 from liveloop.errors import Unavailable, WeightsRefused
@@ -22,6 +21,7 @@ from liveloop.tasks.classification import Classification
 from liveloop.telemetry import logger
 from liveloop.weights import open_store
 from liveloop.weights.directory import DirectoryStore
+from liveloop.weights.subscriber import Subscriber
 from services.inference.replica import Replica
 
 _RETRY = 1.0

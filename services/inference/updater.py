@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from liveloop.weights.subscriber import Subscriber, Update
-
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
 from liveloop.telemetry import counter, gauge, histogram, logger
 from liveloop.v1 import events_pb2
+from liveloop.weights.subscriber import Subscriber, Update
 from services.inference.feedback import Intake, timestamp
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 _REPORT_EVERY = 10.0
 _LISTEN = 0.5
 """Seconds one wait for a head takes at most: how late a stop or a report may be."""
-_BACKOFF = (0.1, 5.0)
-"""Seconds to wait after the first failure, and at most; twice as long after each."""
+_REST = 0.5
+"""Seconds before a store that cannot be reached is asked again."""
 
 
 class Updater:
@@ -38,7 +37,7 @@ class Updater:
         self._clock = clock
         self._flipped_at = clock()
         self._next_report = 0.0
-        self._failures = 0
+        self._told = ""  # the last failure
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
 
@@ -58,15 +57,17 @@ class Updater:
                 self._report()
             try:
                 update = self._subscriber.next(_LISTEN)
-                self._failures = 0
+                self._told = ""
                 if update is not None:
                     self._apply(update)
-            except WeightsRefused as error:
-                self._pause("refused", error)
+            except WeightsRefused as error:  # the subscriber rests by itself before it looks again
+                self._failed("refused", error)
             except Unavailable as error:
-                self._pause("unavailable", error)
+                self._failed("unavailable", error)
+                self._stopping.wait(_REST)
             except Exception as error:  # noqa: BLE001  the top of the loop: the version that is served goes on being served
-                self._pause("failed", error)
+                self._failed("failed", error)
+                self._stopping.wait(_REST)
 
     def _apply(self, update: Update) -> None:
         started = time.perf_counter()
@@ -93,14 +94,12 @@ class Updater:
         self._intake.offer(events_pb2.Event(pod_report=report))
         self._next_report = now + _REPORT_EVERY
 
-    def _pause(self, result: str, error: Exception) -> None:
+    def _failed(self, result: str, error: Exception) -> None:
         counter("weight_updates_total").labels(result).inc()
         reason = error.reason if isinstance(error, LiveloopError) else repr(error)
-        if self._failures == 0:  # the log says it once, the counter every time
+        if reason != self._told:  # the log says it once, the counter every time
             logger().warning("new weights cannot be taken; the old version goes on serving", result=result, reason=reason)
-        first, most = _BACKOFF
-        self._stopping.wait(min(most, first * 2 ** min(self._failures, 16)))
-        self._failures += 1
+        self._told = reason
 
 
 class Keeper:

@@ -61,7 +61,7 @@ def error_from(call: grpc.RpcError) -> LiveloopError:
     code, reason = call.code().name, call.details() or call.code().name.lower().replace("_", " ")
     metadata = cast("Iterable[tuple[str, bytes]]", call.trailing_metadata() or ())
     field, retry_after = _read_details(metadata)
-    return error_of(code, reason, field=field, retry_after=retry_after)
+    return error_of(code, reason.removeprefix(f"{field}: "), field=field, retry_after=retry_after)
 
 
 def details_of(error: LiveloopError) -> tuple[tuple[str, bytes], ...]:

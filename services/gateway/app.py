@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from liveloop import __version__, telemetry
 from liveloop.errors import InvalidInput, LiveloopError
@@ -101,7 +102,7 @@ class Gateway:
             raise error from call
 
 
-def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub) -> FastAPI:
+def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub) -> ASGIApp:
     """The application, calling these two stubs (of grpc.aio channels)."""
     app = FastAPI(title="liveloop", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None)
     gateway = Gateway(inference, learner)
@@ -120,10 +121,15 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameter)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(CORSMiddleware, allow_origin_regex=LOCAL_ORIGINS, allow_headers=["Content-Type"], expose_headers=["Retry-After"])
-    app.add_middleware(Edge)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origin_regex=LOCAL_ORIGINS,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Content-Type"],
+        expose_headers=["Retry-After"],
+    )
     openapi.complete(app)
-    return app
+    return Edge(app)  # outermost, so that no answer goes without its headers
 
 
 def _page(name: str) -> Callable[[], Awaitable[FileResponse]]:

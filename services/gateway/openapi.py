@@ -68,7 +68,9 @@ def complete(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = describe()
-        document.setdefault("components", {})["schemas"] = _schemas()
+        document["components"] = {"schemas": _schemas()}
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own way to refuse, which ours replaces
         return document
 
     app.openapi = openapi  # type: ignore[method-assign] # how FastAPI is extended

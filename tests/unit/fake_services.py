@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         self.fail_next: list[LiveloopError] = []
         self.held_out = False
         self.hold = False  # accepted feedback stays unread
+        self.asked = threading.Event()  # a text was asked
+        self.answering = threading.Event()  # answers leave while this is set
+        self.answering.set()
         self.judged: dict[tuple[str, str], tuple[Feedback, float]] = {}
 
     @property
@@ -43,6 +47,8 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         for index, one in enumerate(request.inputs):
             if not one.text:
                 self._abort(InvalidInput("the text is empty", field=f"inputs[{index}].text"), context)
+        self.asked.set()
+        self.answering.wait(60)
         store = not request.HasField("store") or request.store
         return inference.PredictResponse(predictions=[self._answer(store) for _ in request.inputs])
 

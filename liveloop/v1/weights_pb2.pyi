@@ -204,7 +204,6 @@ class Manifest(_message.Message):
     INCLUDED_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     PARENT_MANIFEST_FIELD_NUMBER: _builtins.int
-    KEYFRAME_MANIFEST_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Version of this structure: 1."""
     version: _builtins.int
@@ -224,9 +223,9 @@ class Manifest(_message.Message):
     step: _builtins.int
     """The journal row that made it."""
     parent_manifest: _builtins.str
-    """Blob of the signed manifest of `parent`; empty where there is no parent."""
-    keyframe_manifest: _builtins.str
-    """Blob of the signed manifest of the keyframe that this version's chain of patches starts from; empty where this version is one itself."""
+    """Blob of the signed manifest of `parent`; empty where there is no parent. The walk from version to parent ends at a keyframe; a keyframe
+    has a parent too, unless it is version 1.
+    """
     @_builtins.property
     def bundle_blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The parts of the model bundle, in order."""
@@ -265,11 +264,10 @@ class Manifest(_message.Message):
         included: _abc.Iterable[Global___IncludedFeedback] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         parent_manifest: _builtins.str = ...,
-        keyframe_manifest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_blobs", b"bundle_blobs", "created_at", b"created_at", "epoch", b"epoch", "format", b"format", "included", b"included", "keyframe_blobs", b"keyframe_blobs", "keyframe_manifest", b"keyframe_manifest", "layout_digest", b"layout_digest", "model_digest", b"model_digest", "parent", b"parent", "parent_manifest", b"parent_manifest", "patch_blobs", b"patch_blobs", "patch_bytes", b"patch_bytes", "state_digest", b"state_digest", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_blobs", b"bundle_blobs", "created_at", b"created_at", "epoch", b"epoch", "format", b"format", "included", b"included", "keyframe_blobs", b"keyframe_blobs", "layout_digest", b"layout_digest", "model_digest", b"model_digest", "parent", b"parent", "parent_manifest", b"parent_manifest", "patch_blobs", b"patch_blobs", "patch_bytes", b"patch_bytes", "state_digest", b"state_digest", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,7 +408,7 @@ class Head(_message.Message):
     @_builtins.property
     def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainLink]:
         """Versions outside the chain that are kept, oldest first: version 1, `blessed`, and what the learner asked for. Each one's manifest
-        leads to its keyframe and its chain, so that this record names, directly or not, every blob that is in use.
+        leads to its keyframe, so that this record names, directly or not, every blob that is in use.
         """
 
     def __init__(

@@ -1,12 +1,43 @@
-"""The weight store: the port that every adapter keeps, and the choice of one by URL. Knows nothing of what blobs mean."""
+"""The weight store: the port that every adapter keeps, and how blobs are named. Knows nothing of what blobs mean."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self
 
+from blake3 import blake3
+
+from liveloop.errors import BlobCorrupt
+
 BLOB_LIMIT = 1 << 20
 """Bytes in one blob at most: small enough for Redis to answer others in between."""
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def blob_name(blob: bytes) -> str:
+    """The name of a blob: the blake3 of its bytes, in hex. Raises ValueError for one that is too large to store."""
+    if len(blob) > BLOB_LIMIT:
+        raise ValueError(f"a blob holds at most {BLOB_LIMIT} bytes, not {len(blob)}")
+    return blake3(blob).hexdigest()
+
+
+def named(blobs: Iterable[bytes]) -> dict[str, bytes]:
+    """The blobs by name, in order, as `WeightStore.put` takes them."""
+    return {blob_name(blob): blob for blob in blobs}
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of a blob."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_blob(name: str, blob: bytes) -> bytes:
+    """`blob`, when it is the one of this name. Raises BlobCorrupt."""
+    if len(blob) > BLOB_LIMIT or blake3(blob).hexdigest() != name:
+        raise BlobCorrupt(f"the bytes of blob {name} do not match its name")
+    return blob
 
 
 class WeightStore(Protocol):

@@ -1,0 +1,45 @@
+"""Weights in motion: one flat buffer, sparse patches, signed records. Knows bytes and versions; knows no model, task or service.
+
+layout.py       where every tensor lies in the flat state, and the digest of that table
+state.py        FlatState: the bf16 bit patterns and the digests of their 1 MiB chunks
+patch.py        the codec: which bit patterns changed, and by how much
+manifest.py     signatures, and the two signed records: a version's manifest and the head
+records.py      Records: manifests and keyframes of a store, and which blobs a version needs
+publisher.py    Publisher: makes versions
+keyframes.py    Keyframe: a whole version, as blobs
+subscriber.py   Subscriber: follows the head and keeps a state equal to the version it names
+route.py        how a pod gets from its version to another: a chain of patches or a keyframe
+mirror.py       Mirror: keeps one store like another
+store.py        WeightStore: the port
+directory.py    DirectoryStore: the embedded adapter
+redis.py        RedisStore: the distributed adapter
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from liveloop.errors import Misconfigured
+from liveloop.weights.store import WeightStore
+
+
+def open_store(url: str) -> WeightStore:
+    """The store at `file:///FOLDER` or `redis://[:PASSWORD@]HOST:PORT[/DATABASE][?prefix=NAME]`; connects when it is first used.
+
+    Raises:
+        Misconfigured: the URL is of no known kind.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
+        from liveloop.weights.directory import DirectoryStore
+
+        return DirectoryStore(Path(unquote(parts.path)))
+    if parts.scheme in ("redis", "rediss") and parts.hostname:
+        try:
+            from liveloop.weights.redis import RedisStore  # an extra, absent where the embedded store is enough
+        except ModuleNotFoundError as error:
+            raise Misconfigured("a redis:// weight store needs redis-py: install liveloop[redis]") from error
+
+        return RedisStore(url)
+    raise Misconfigured(f"the weight store's URL is neither file:///FOLDER nor redis://HOST:PORT (its scheme is {parts.scheme!r})")

@@ -1,0 +1,156 @@
+"""Keeps one weight store like another: the learner's directory in Redis, a pod's last good copy. Knows stores and which blobs a head needs.
+
+It copies without judging: whoever serves from the copy verifies every signature.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from liveloop.errors import LiveloopError, Misconfigured, Unavailable, WeightsRefused
+from liveloop.telemetry import logger
+from liveloop.weights.manifest import head_key, open_head
+from liveloop.weights.records import BATCH, Records
+from liveloop.weights.store import WeightStore
+
+_CHECK = 10.0
+"""Seconds from one look at everything in the target to the next."""
+
+_FIRST_REST = 0.1
+"""Seconds before a failed copy is tried again; doubled each time, up to _CHECK."""
+
+
+class Copier:
+    """Copies heads and the blobs they need, and remembers which blobs the target has."""
+
+    def __init__(self, source: WeightStore, target: WeightStore, *, kept: bool = True, take_over: bool = False) -> None:
+        """Copy from `source` to `target`: what its head names, and with `kept` the other versions it keeps.
+
+        `take_over` lets it replace the head of another model.
+        """
+        self._source, self._target = source, target
+        self._kept, self._take_over = kept, take_over
+        self._records = Records(source, None)
+        self._copied: set[str] = set()
+
+    def copy(self, blob: bytes) -> bool:
+        """Make `blob` the target's head, its blobs first; False when it had everything.
+
+        Raises:
+            Misconfigured: the target holds another model.
+            HeadConflict: the target's head is newer.
+            WeightsRefused, Unavailable: either store failed.
+        """
+        head = open_head(blob, None)
+        before = self._target.head()
+        expected = None if before is None else self._same_model(before, head.model_digest)
+        needed = self._records.needs(head, kept=self._kept)
+        missing = sorted(self._target.missing(needed - self._copied))
+        for first in range(0, len(missing), BATCH):
+            names = missing[first : first + BATCH]
+            self._target.put(dict(zip(names, self._source.get(names), strict=True)))
+        if before != blob:
+            self._target.set_head(blob, epoch=head.epoch, revision=head.revision, expected=expected)
+        self._copied = needed
+        self._records.forget(needed)
+        return bool(missing) or before != blob
+
+    def prune(self, blob: bytes) -> None:
+        """Remove from the target what its head does not need, if that head is `blob`. Raises WeightsRefused, Unavailable."""
+        needed = self._records.needs(open_head(blob, None), kept=self._kept)
+        if self._target.head() == blob:
+            self._target.delete(set(self._target.names()) - needed)
+
+    def drop_collected(self) -> None:
+        """Remove from the target what the source no longer has, but nothing that the head copied last needs. Raises Unavailable."""
+        copied = set(self._target.names())  # listed first: what is copied from now on is in the source
+        self._target.delete(copied - set(self._source.names()) - self._copied)
+
+    def recheck(self) -> None:
+        """Ask the target about every blob the next time: it may have lost some."""
+        self._copied = set()
+
+    def _same_model(self, before: bytes, model_digest: bytes) -> tuple[int, int]:
+        head = open_head(before, None)
+        if head.model_digest != model_digest and not self._take_over:
+            raise Misconfigured("the weight store to publish to holds another model: name another one, or replace it with --take-over")
+        return head_key(head)
+
+
+def mirror(source: WeightStore, target: WeightStore, *, take_over: bool = False) -> bool:
+    """Copy the source's head and every blob it needs; False when the target had them all. Raises as `Copier.copy` does."""
+    blob = source.head()
+    if blob is None:
+        raise Unavailable("the weight store to copy from holds no model yet")
+    return Copier(source, target, take_over=take_over).copy(blob)
+
+
+class Mirror:
+    """A thread that keeps `target` like `source`, also when the target was away, was flushed or lost blobs."""
+
+    def __init__(self, source: WeightStore, target: WeightStore, *, take_over: bool = False) -> None:
+        """`take_over` lets it replace the head of another model in the target."""
+        self._source = source
+        self._copier = Copier(source, target, take_over=take_over)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._log = logger(part="mirror")
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self.failure: LiveloopError | None = None  # why the target is not like the source now; after Misconfigured the thread has ended
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """There is a new head."""
+        self._wake.set()
+
+    def close(self, timeout: float) -> None:
+        """Copy what is new once more, and end; wait for that up to `timeout` seconds."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        rest, check_at = _FIRST_REST, 0.0
+        while True:
+            last = self._stopping
+            due = time.monotonic() >= check_at
+            try:
+                self._once(check=due)
+            except Misconfigured as error:
+                self.failure = error
+                self._log.error(error.reason)
+                return
+            except (Unavailable, WeightsRefused) as error:
+                self._failed(error)
+                rest, check_at = min(2 * rest, _CHECK), 0.0
+            else:
+                self._succeeded()
+                rest, check_at = _FIRST_REST, time.monotonic() + _CHECK if due else check_at
+            if last:
+                return
+            self._wake.wait(rest if self.failure else max(check_at - time.monotonic(), 0.0))
+            self._wake.clear()
+
+    def _once(self, *, check: bool) -> None:
+        blob = self._source.head()
+        if blob is None:
+            raise Unavailable("the weight store to copy from holds no model yet")
+        if check:
+            self._copier.recheck()
+        self._copier.copy(blob)
+        if check:
+            self._copier.drop_collected()
+
+    def _failed(self, error: LiveloopError) -> None:
+        if self.failure is None:
+            self._log.warning("the weight store's copy falls behind", reason=error.reason)
+        self.failure = error
+
+    def _succeeded(self) -> None:
+        if self.failure is not None:
+            self._log.info("the weight store's copy has caught up")
+        self.failure = None

@@ -1,0 +1,188 @@
+"""The distributed weight store: Redis. The only module that knows redis-py; knows nothing of what blobs mean.
+
+    {PREFIX}:blob:NAME    a blob
+    {PREFIX}:head         a hash: epoch, revision, head
+    {PREFIX}:moved        a channel: told after every new head
+
+PREFIX is `liveloop`, or what the URL's query names (`?prefix=x`); the braces put everything on one node of a cluster. Redis is a copy
+of the learner's truth: nothing here asks it to be durable, and no CONFIG is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Self, cast
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, Unavailable
+from liveloop.weights.manifest import HeadKey
+from liveloop.weights.store import blob_name, check_blob, is_name
+
+_CONNECT_TIMEOUT, _TIMEOUT = 2.0, 5.0
+_POLL = 1.0
+"""Seconds between two looks at the head while waiting: the channel only wakes up."""
+
+_BATCH = 16
+"""Blobs in one command at most: 16 MiB in flight."""
+
+_NAMES = 1000
+"""Names in one command at most."""
+
+# KEYS: head, channel. ARGV: expected epoch and revision (empty: none), new epoch, revision, head. Answers what is there when it refuses.
+_SET_HEAD = """
+local there = redis.call('HMGET', KEYS[1], 'epoch', 'revision')
+local epoch, revision = there[1] or '', there[2] or ''
+if epoch ~= ARGV[1] or revision ~= ARGV[2] then return {epoch, revision} end
+if epoch ~= '' then
+  local e, r, ne, nr = tonumber(epoch), tonumber(revision), tonumber(ARGV[3]), tonumber(ARGV[4])
+  if ne < e or (ne == e and nr <= r) then return {epoch, revision} end
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'revision', ARGV[4], 'head', ARGV[5])
+redis.call('PUBLISH', KEYS[2], ARGV[3] .. '-' .. ARGV[4])
+return {}
+"""
+
+
+class RedisStore:
+    """A WeightStore in Redis, shared by any number of processes and threads; connects when it is first used."""
+
+    def __init__(self, url: str) -> None:
+        """Use the Redis at `redis://[:PASSWORD@]HOST:PORT[/DATABASE][?prefix=NAME]`. Raises Misconfigured."""
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        prefix = query.pop("prefix", "liveloop")
+        if query or not re.fullmatch(r"[A-Za-z0-9_.-]+", prefix):
+            raise Misconfigured("the weight store's URL takes ?prefix=NAME (letters, digits, _ . -) and nothing else")
+        self._blob, self._head, self._channel = f"{{{prefix}}}:blob:", f"{{{prefix}}}:head", f"{{{prefix}}}:moved"
+        try:
+            self._place = f"{parts.hostname}:{parts.port or 6379}"
+            self._client = redis.Redis.from_url(
+                urlunsplit(parts._replace(query="")),
+                socket_connect_timeout=_CONNECT_TIMEOUT,
+                socket_timeout=_TIMEOUT,
+                retry=Retry(NoBackoff(), 1),  # a connection that the server closed while it was idle
+                decode_responses=False,
+            )
+        except ValueError as error:
+            raise Misconfigured("the weight store's URL is not redis://[:PASSWORD@]HOST:PORT[/DATABASE]") from error
+        self._set_head = self._client.register_script(_SET_HEAD)
+        self._mine = threading.local()  # each thread's subscription
+
+    def put(self, blobs: Mapping[str, bytes]) -> None:
+        """Store blobs, a batch at a time."""
+        with self._as_unavailable():
+            for names in _batched(blobs, _BATCH):
+                pipeline = self._client.pipeline(transaction=False)
+                for name in names:
+                    assert blob_name(blobs[name]) == name
+                    pipeline.set(self._blob + name, blobs[name])
+                pipeline.execute()
+
+    def get(self, names: Sequence[str]) -> list[bytes]:
+        """The blobs of these names, checked against them."""
+        found: list[bytes] = []
+        with self._as_unavailable():
+            for batch in _batched(names, _BATCH):
+                blobs = cast("list[bytes | None]", self._client.mget([self._blob + name for name in batch]))
+                for name, blob in zip(batch, blobs, strict=True):
+                    if blob is None:
+                        raise BlobMissing(f"the blob {name} is not in the weight store at {self._place}")
+                    found.append(check_blob(name, blob))
+        return found
+
+    def missing(self, names: Iterable[str]) -> set[str]:
+        """Those that have no key."""
+        absent: set[str] = set()
+        with self._as_unavailable():
+            for batch in _batched(names, _NAMES):
+                pipeline = self._client.pipeline(transaction=False)
+                for name in batch:
+                    pipeline.exists(self._blob + name)
+                absent.update(name for name, there in zip(batch, pipeline.execute(), strict=True) if not there)
+        return absent
+
+    def head(self) -> bytes | None:
+        """The head."""
+        with self._as_unavailable():
+            return cast("bytes | None", self._client.hget(self._head, "head"))
+
+    def set_head(self, head: bytes, *, epoch: int, revision: int, expected: HeadKey | None) -> None:
+        """Replace the head in one script, and tell those who wait."""
+        before = ("", "") if expected is None else expected
+        with self._as_unavailable():
+            there = cast("list[bytes]", self._set_head(keys=[self._head, self._channel], args=[*before, epoch, revision, head]))
+        if there:
+            found = "-".join(part.decode() for part in there)
+            raise HeadConflict(f"the head at {self._place} is {found}, not {expected}: another publisher moved it, or holds a newer epoch")
+
+    def wait(self, seen: HeadKey | None, timeout: float) -> bool:
+        """Wait for the channel, and look at the head every second all the same."""
+        deadline = time.monotonic() + timeout
+        with self._as_unavailable():
+            subscription = self._subscription()
+            while True:
+                key = self._key()
+                if key is not None and key != seen:
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                subscription.get_message(ignore_subscribe_messages=True, timeout=min(left, _POLL))
+
+    def names(self) -> Iterator[str]:
+        """The names of all blobs."""
+        with self._as_unavailable():
+            for key in self._client.scan_iter(match=self._blob + "*", count=_NAMES):
+                name = key.decode(errors="replace").removeprefix(self._blob)
+                if is_name(name):
+                    yield name
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove blobs; their memory is given back in the background."""
+        with self._as_unavailable():
+            for batch in _batched(names, _NAMES):
+                self._client.unlink(*(self._blob + name for name in batch))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.connection_pool.disconnect(inuse_connections=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _key(self) -> HeadKey | None:
+        epoch, revision = cast("list[bytes | None]", self._client.hmget(self._head, ["epoch", "revision"]))
+        return None if epoch is None or revision is None else (int(epoch), int(revision))
+
+    def _subscription(self) -> Any:
+        if getattr(self._mine, "subscription", None) is None:
+            subscription = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            subscription.subscribe(self._channel)
+            self._mine.subscription = subscription
+        return self._mine.subscription
+
+    @contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, OSError) as error:
+            self._mine.subscription = None
+            raise Unavailable(f"the weight store at {self._place} does not answer ({type(error).__name__})") from error
+
+
+def _batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(names)
+    while batch := list(islice(rest, size)):
+        yield batch

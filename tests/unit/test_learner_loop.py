@@ -1,0 +1,223 @@
+"""The learner's loop on a real event log, a real weight store and a tiny model, turn by turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from liveloop.events.sqlite import SqliteLog
+from liveloop.tasks import LabelledExample
+from liveloop.tasks.classification import Classification
+from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP, Event, Feedback, FeedbackEvent, Input, PredictionEvent
+from liveloop.v1.learner_pb2 import FeedbackState as State
+from liveloop.weights.directory import DirectoryStore
+from liveloop.weights.publisher import Publisher
+from services.learner.evaluator import Evaluator
+from services.learner.joiner import Joiner
+from services.learner.journal import Journal
+from services.learner.loop import SETTLES, LearnerLoop, Pace, Parts
+from services.learner.micro_batch import MicroBatches
+from services.learner.redo import redo
+from services.learner.resume import resume
+from services.learner.tensors import TensorCache
+from services.learner.trainer import Trainer
+from tests.tiny import tiny_bundle
+from tests.unit.test_joiner import prediction_id
+from tests.unit.test_learning import RECIPE
+
+CPU = torch.device("cpu")
+TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 6
+
+
+class Bench:
+    """A learner that can be stopped and started on the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = Ed25519PrivateKey.generate()
+        self.bundle, bits = tiny_bundle()
+        self.log = SqliteLog(folder / "events.db")
+        Publisher.first(DirectoryStore(folder / "weights"), self.key, self.bundle, bits).close()
+        self.sent = 0
+        self.start()
+
+    def start(self) -> None:
+        task = Classification(self.bundle)
+        journal = Journal(self.folder / "learner.db", holder="test")
+        assert journal.acquire(1)
+        validation = {f"task:{index}": row for index, row in enumerate(TASK_ROWS)}
+        self.parts = Parts(
+            log=self.log,
+            journal=journal,
+            joiner=Joiner(journal.db, labels=task.labels, window=1e12),
+            batches=MicroBatches(journal.db, TASK_ROWS, task.labels),
+            trainer=Trainer(task, self.bundle.layout, CPU),
+            evaluator=Evaluator(task, self.bundle.layout, validation, CPU),
+            publisher=Publisher(DirectoryStore(self.folder / "weights"), self.key, epoch=journal.epoch),
+            tensors=TensorCache(self.folder / "tensors", history=1e6),
+            mirror=None,
+        )
+        resume(self.parts, RECIPE)
+        self.loop = LearnerLoop(self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12))
+
+    def crash(self) -> None:
+        """Drop everything without saving, as SIGKILL does, and start again."""
+        self.parts.tensors.close()
+        self.parts.publisher.close()
+        self.parts.journal.close()
+        self.start()
+
+    def thumb(self, signal: int, *, held_out: bool = False) -> None:
+        of = prediction_id(self.sent, held_out=held_out)
+        self.sent += 1
+        prediction = PredictionEvent(prediction_id=of, input=Input(text="a good movie"), label="positive", version=1)
+        prediction.created_at.GetCurrentTime()
+        event = FeedbackEvent(feedback=Feedback(feedback_id="x", prediction_id=of, thumb=signal), judge=b"j")
+        event.accepted_at.GetCurrentTime()
+        self.log.append([Event(prediction=prediction), Event(feedback=event)])
+
+    def turn_until(self, condition) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "the loop never got there"
+            self.loop._turn()
+
+    def states(self) -> list[int]:
+        return [state for (state,) in self.parts.journal.db.execute("SELECT state FROM feedback ORDER BY id")]
+
+    @property
+    def head(self):
+        return self.parts.publisher.head
+
+    def is_quiet(self) -> bool:
+        return not self.loop._settles and not self.loop._unevaluated and not self.parts.evaluator.running
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    yield found
+    found.parts.tensors.close()
+    found.parts.publisher.close()
+    found.parts.journal.close()
+    found.log.close()
+
+
+def test_a_lone_thumb_becomes_one_step_and_its_settle_rows(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
+    kinds = [row.kind for row in bench.parts.journal.since(0)]
+    assert kinds == ["init", "train", *["settle"] * SETTLES]
+    assert bench.head.current == len(kinds) and np.array_equal(bench.parts.publisher.state.bits, bench.parts.trainer.bits)
+
+
+def test_nothing_trains_without_feedback(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    for _ in range(5):
+        bench.loop._turn()
+    assert bench.head.current == 1
+
+
+def test_held_out_feedback_is_evaluated_and_never_trained(bench: Bench):
+    bench.thumb(THUMB_UP, held_out=True)
+    bench.turn_until(lambda: bool(bench.states()))
+    for _ in range(5):
+        bench.loop._turn()
+    assert bench.states() == [State.FEEDBACK_STATE_HELD_OUT] and bench.head.current == 1
+    assert len(bench.parts.batches.held_out(10)) == 1
+
+
+def test_a_crash_is_redone_to_the_bit_and_goes_on(bench: Bench):
+    for _ in range(3):
+        bench.thumb(THUMB_UP)
+        bench.turn_until(lambda: not bench.parts.batches.waiting() and len(bench.states()) == bench.sent)
+    bits, version = bench.parts.trainer.bits.copy(), bench.head.current
+    bench.crash()
+    assert np.array_equal(bench.parts.trainer.bits, bits) and bench.head.current == version
+    bench.thumb(THUMB_DOWN)
+    bench.turn_until(lambda: len(bench.states()) == 4 and not bench.parts.batches.waiting())
+    assert bench.head.current > version and set(bench.states()) == {State.FEEDBACK_STATE_TRAINED}
+
+
+def test_a_publish_that_a_crash_prevented_is_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.thumb(THUMB_UP)
+    monkeypatch.setattr(bench.loop, "_publish", lambda row, staged: None)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
+    assert bench.head.current == 1
+    bench.crash()
+    bench.loop._publish_if_behind()
+    assert bench.head.current == 2 and bench.parts.publisher.state.digest == bench.parts.journal.making(2).state_digest
+
+
+def test_any_version_is_reproduced_from_the_journal_alone(bench: Bench):
+    for _ in range(2):
+        bench.thumb(THUMB_UP)
+        bench.turn_until(bench.is_quiet)
+        bench.turn_until(lambda: not bench.parts.batches.waiting() and len(bench.states()) == bench.sent and bench.is_quiet())
+    journal, publisher = bench.parts.journal, bench.parts.publisher
+    other = Trainer(Classification(bench.bundle), bench.bundle.layout, CPU)
+    row = redo(journal, other, bench.parts.batches, lambda version: publisher.load(version, journal.manifest(version)), until=3)
+    assert row.version == 3 and np.array_equal(other.bits, publisher.load(3, journal.manifest(3)))
+
+
+def test_an_unequal_redo_says_so_and_publishes_a_new_version(bench: Bench):
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
+    version = bench.head.current
+    bench.parts.journal.db.execute("UPDATE rows SET state_digest = ? WHERE kind = 'train'", (bytes(32),))
+    bench.crash()
+    bench.loop._publish_if_behind()
+    assert bench.parts.journal.last().kind == "rebase" and bench.head.current == version + 1
+    bench.crash()
+    assert bench.parts.journal.last().kind == "rebase"
+
+
+def test_three_refusals_bring_back_the_blessed_weights_and_the_feedback(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.turn_until(bench.is_quiet)
+    blessed = bench.parts.trainer.bits.copy()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.parts.guard, "refusal", lambda report: "the loss looks wrong")
+        for expected in range(1, 4):
+            bench.thumb(THUMB_UP)
+            bench.turn_until(lambda: len(bench.states()) == expected and State.FEEDBACK_STATE_PENDING not in bench.states())  # noqa: B023
+            bench.turn_until(lambda: len(bench.loop._refused) == expected % 3)  # noqa: B023
+    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.parts.publisher.state.bits, blessed)
+    assert bench.states() == [State.FEEDBACK_STATE_JOINED] * 3
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] * 3)
+
+
+def test_weights_that_are_not_finite_are_never_published(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    blessed = bench.parts.trainer.bits.copy()
+    bench.parts.trainer._ema[0] = float("nan")
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_QUARANTINED])
+    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.parts.publisher.state.bits, blessed)
+
+
+def test_held_publishing_trains_on_and_publishes_the_newest_when_it_resumes(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    bench.parts.gate.held = True
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and not bench.loop._settles)
+    assert bench.head.current == 1 and bench.parts.journal.last().version > 1
+    bench.turn_until(bench.is_quiet)  # no worse than the blessed version: the evaluation lets it go
+    assert not bench.parts.gate.held and bench.head.current == bench.parts.journal.last().version
+
+
+def test_the_evaluation_after_a_start_begins_with_the_blessed_version(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
+    bench.crash()
+    begun = []
+    monkeypatch.setattr(bench.parts.evaluator, "begin", lambda version, bits, held_out: begun.append(version))
+    monkeypatch.setattr(bench.parts.evaluator, "slice", lambda: None)
+    bench.turn_until(lambda: begun)
+    assert begun[0] == bench.head.blessed

@@ -9,7 +9,7 @@ Every KEYFRAME_INTERVAL versions a thread writes a keyframe from a copy; the cha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,23 +17,23 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from liveloop.errors import BlobMissing, HeadConflict, LiveloopError, Misconfigured, WeightsRefused
+from liveloop.errors import BlobMissing, LiveloopError, Misconfigured, WeightsRefused
 from liveloop.telemetry import logger
 from liveloop.v1.weights_pb2 import ChainLink, Head, IncludedFeedback, Layout, Manifest, ModelBundle
+from liveloop.weights.head import HeadRecord, read_model, sign_head
 from liveloop.weights.keyframes import Keyframe, keyframe_bytes
 from liveloop.weights.layout import check_layout, layout_digest
-from liveloop.weights.manifest import head_key, open_head, sign
+from liveloop.weights.manifest import sign
 from liveloop.weights.patch import Bits
 from liveloop.weights.records import Records
 from liveloop.weights.staging import Staged, check_finite, check_size, stage
 from liveloop.weights.state import FlatState
 from liveloop.weights.store import BLOB_LIMIT, WeightStore, blob_name, named
 
+__all__ = ["Published", "Publisher", "Staged", "read_model"]
+
 KEYFRAME_INTERVAL = 64
 """Versions from one keyframe to the next: at 0.9 MB a patch, a chain of them weighs about as much as a keyframe."""
-
-_REMEMBERED = 1024
-"""Versions before the chain that are looked up on opening: more than pass between two collections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,13 @@ class Publisher:
         self._writing: Keyframe | None = None  # a thread writes it
         self._written: Keyframe | None = None  # the next head's chain starts there
         self._thread: threading.Thread | None = None
-        blob = store.head()
-        if blob is None:
-            raise Misconfigured("the weight store holds no model yet: run `liveloop init`")
-        self._head = open_head(blob, key.public_key())
-        if epoch < self._head.epoch:
-            raise HeadConflict(f"the weight store is at epoch {self._head.epoch}: a learner with epoch {epoch} may not publish to it")
-        line = self._records.chain(self._head)
+        self._record = HeadRecord(store, key, self._records, epoch=epoch)
+        line = self._record.line
         self.bundle: ModelBundle = self._records.bundle(line[-1])
         self.layout: Layout = self.bundle.layout
         check_layout(self.layout)
         self.state: FlatState = self._records.restore(line, self.layout.total)
-        self._index = {link.version: link for link in [*self._before(line[0]), *self._head.kept, *self._head.chain]}
-        if epoch > self._head.epoch:
-            self._move(self._head.chain)
+        self._record.move(self._record.head.chain)  # with this epoch
 
     @classmethod
     def first(cls, store: WeightStore, key: Ed25519PrivateKey, bundle: ModelBundle, bits: Bits) -> Publisher:
@@ -104,14 +97,14 @@ class Publisher:
         keyframe.write(store)
         head = Head(format=1, epoch=1, revision=1, current=1, blessed=1, canary_share=1.0, chain=[keyframe.link])
         head.model_digest, head.keyframe_bytes = manifest.model_digest, keyframe_bytes(len(bits))
-        store.set_head(_signed_head(head, key), epoch=1, revision=1, expected=None)
+        store.set_head(sign_head(head, key), epoch=1, revision=1, expected=None)
         return cls(store, key, epoch=1)
 
     @property
     def head(self) -> Head:
         """A copy of the head as it was last written."""
         with self._lock:
-            return _copy_head(self._head)
+            return self._record.copy()
 
     def stage(self, bits: Bits) -> Staged:
         """Compare `bits` (uint16, [layout.total]) with the last published version; see `staging.stage`."""
@@ -127,7 +120,7 @@ class Publisher:
             ValueError: the version is not above the current one, or was staged against another version.
         """
         with self._lock:
-            current = self._head.chain[-1]
+            current = self._record.head.chain[-1]
             if version == current.version and staged.digest == self.state.digest:
                 return self._published(current)
             if version <= current.version:
@@ -144,7 +137,9 @@ class Publisher:
             manifest.created_at.CopyFrom(_timestamp(created_at))
             link, blob = self._signed(manifest)
             self._store.put({**parts, link.manifest: blob})
-            self._move([*chain, link])
+            self._record.move([*chain, link])
+            if self._written and chain[0] == self._written.link:
+                self._written = None
             self.state.set(staged.positions, staged.values, staged.chunk_digests)
             self._start_keyframe(link)
             return self._published(link)
@@ -152,10 +147,9 @@ class Publisher:
     def bless(self, version: int) -> None:
         """Make `version` the blessed one. Raises BlobMissing when it is not kept any more, HeadConflict, Unavailable."""
         with self._lock:
-            if version not in self._index:
+            if version not in self._record.links:
                 raise BlobMissing(f"version {version} is not kept any more")
-            if version != self._head.blessed:
-                self._move(self._chain(), blessed=version)
+            self._record.move(self._record.head.chain, blessed=version)
 
     def load(self, version: int, manifest: str) -> Bits:
         """The bits of a version that is still kept; `manifest` is what `publish` gave for it.
@@ -164,24 +158,25 @@ class Publisher:
             BlobMissing: it is not kept any more.
         """
         with self._lock:
-            name = self._index[version].manifest if version in self._index else manifest
+            link = self._record.links.get(version)
+        name = link.manifest if link else manifest  # a version since a keyframe may have been signed anew
         line = list(self._records.line(name).values())
-        if line[-1].version != version or line[-1].model_digest != self._head.model_digest:
+        if line[-1].version != version or line[-1].model_digest != self._record.head.model_digest:
             raise WeightsRefused(f"the manifest {name} is not one of version {version} of this model")
         return self._records.restore(line, self.layout.total).bits
 
     def collect(self, keep: Iterable[int]) -> None:
         """Keep version 1, current, blessed and `keep`, each from its keyframe on, and delete all other blobs."""
         with self._lock:
-            self._move(self._head.chain, keep=keep)
-            needed = self._records.needs(self._head)
+            self._record.move(self._record.head.chain, keep=keep)
+            needed = self._records.needs(self._record.head)
             for keyframe in (self._writing, self._written):
                 needed |= keyframe.names if keyframe else set()
             doomed = set(self._store.names()) - needed
-            manifests = {link.manifest for link in self._index.values()} & doomed
+            manifests = {link.manifest for link in self._record.links.values()} & doomed
             self._store.delete(manifests)  # before what they name: a version is whole or unknown
             self._store.delete(doomed - manifests)
-            self._index = {version: link for version, link in self._index.items() if link.manifest in needed}
+            self._record.forget(needed)
             self._records.forget(needed)
 
     def close(self) -> None:
@@ -215,36 +210,9 @@ class Publisher:
             bundle_blobs=last.bundle_blobs,
         )
 
-    def _move(self, chain: Sequence[ChainLink], *, blessed: int = 0, keep: Iterable[int] | None = None) -> None:
-        """Write the head with this chain, unless it is what the store has; nothing here changes before that is done.
-
-        `blessed` 0 and `keep` None leave as they are which version is blessed and which are kept.
-        """
-        before, head = self._head, _copy_head(self._head)
-        index = self._index | {link.version: link for link in chain}
-        head.epoch = self._epoch
-        head.current, head.blessed = chain[-1].version, blessed or before.blessed
-        kept = {1, head.blessed, *(keep if keep is not None else (link.version for link in before.kept))}
-        kept -= {link.version for link in chain}
-        del head.chain[:], head.kept[:]
-        head.chain.extend(chain)
-        head.kept.extend(index[version] for version in sorted(kept & index.keys()))
-        if head == before:
-            return
-        head.revision = before.revision + 1 if self._epoch == before.epoch else 1
-        blob = _signed_head(head, self._key)
-        try:
-            self._store.set_head(blob, epoch=head.epoch, revision=head.revision, expected=head_key(before))
-        except HeadConflict:
-            if self._store.head() != blob:  # else an earlier try got through without our hearing of it
-                raise
-        self._head, self._index = head, index
-        if self._written is not None and chain[0] == self._written.link:
-            self._written = None
-
     def _chain(self) -> list[ChainLink]:
         """The chain for the next head: it starts at the keyframe written last, and the versions since are signed anew to lead there."""
-        chain = list(self._head.chain)
+        chain = list(self._record.head.chain)
         if self._written is None:
             return chain
         links, blobs = [self._written.link], {}
@@ -259,19 +227,8 @@ class Publisher:
         self._store.put(blobs)
         return links
 
-    def _before(self, keyframe: Manifest) -> Iterator[ChainLink]:
-        """The versions before a keyframe, as far back as the store has them without a gap."""
-        manifest = keyframe
-        for _ in range(_REMEMBERED):
-            name = manifest.parent_manifest
-            try:
-                manifest = self._records.manifest(name)
-            except BlobMissing:
-                return
-            yield ChainLink(version=manifest.version, manifest=name, patch_bytes=manifest.patch_bytes)
-
     def _start_keyframe(self, link: ChainLink) -> None:
-        if len(self._head.chain) <= KEYFRAME_INTERVAL or self._writing or self._written:
+        if len(self._record.head.chain) <= KEYFRAME_INTERVAL or self._writing or self._written:
             return
         self._writing = Keyframe(self._records.manifest(link.manifest), self.state, self._key)
         self._thread = threading.Thread(target=self._write_keyframe, args=[self._writing], name="keyframe", daemon=True)
@@ -287,16 +244,6 @@ class Publisher:
         else:
             with self._lock:
                 self._writing, self._written = None, keyframe
-
-
-def _signed_head(head: Head, key: Ed25519PrivateKey) -> bytes:
-    return sign("head", head.SerializeToString(deterministic=True), key)
-
-
-def _copy_head(head: Head) -> Head:
-    copied = Head()
-    copied.CopyFrom(head)
-    return copied
 
 
 def _timestamp(seconds: float) -> Timestamp:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from blake3 import blake3
@@ -40,12 +40,12 @@ class FlatState:
 
     def rehash(self) -> None:
         """Digest every chunk anew."""
-        self._digest_chunks(self.bits, np.arange(chunk_count(len(self.bits))), self._digests)
+        _digest_chunks(self.bits, range(chunk_count(len(self.bits))), self._digests)
 
     def digests_with(self, bits: Bits, positions: Positions) -> bytes:
-        """What `chunk_digests` would be with `bits` ([total]), which differ from this state at `positions` alone."""
+        """What `chunk_digests` would be with `bits` ([total]), which differ from this state at the sorted `positions` alone."""
         digests = bytearray(self._digests)
-        self._digest_chunks(bits, np.unique(positions // CHUNK), digests)
+        _digest_chunks(bits, _touched(positions, len(bits)), digests)
         return bytes(digests)
 
     def set(self, positions: Positions, values: Bits, chunk_digests: bytes) -> None:
@@ -63,28 +63,31 @@ class FlatState:
         return self.apply_chain([parts], digest)
 
     def apply_chain(self, patches: Sequence[Sequence[bytes]], digest: bytes) -> Positions:
-        """Apply patches in order, in place, and return the sorted positions that they touch, each once.
+        """Apply patches in order, in place, and return the sorted positions that may have changed, each once.
 
         Raises:
             BlobCorrupt: a part is malformed, or the result is not the state with this digest. What was overwritten is back then.
         """
-        undo: list[tuple[Positions, Bits]] = []
         before = bytes(self._digests)
+        backup = self.bits.copy() if len(patches) > 1 else None  # cheaper than a list of what each patch of many overwrites
+        undo: list[tuple[Positions, Bits]] = []
         try:
             for parts in patches:
-                self._add(parts, undo)
-            touched = np.unique(np.concatenate([positions for positions, _ in undo])) if len(patches) > 1 and undo else _joined(undo)
-            self._digest_chunks(self.bits, np.unique(touched // CHUNK), self._digests)
+                self._add(parts, undo if backup is None else None)
+            touched = np.flatnonzero(self.bits != backup) if backup is not None else _joined(undo)
+            _digest_chunks(self.bits, _touched(touched, len(self.bits)), self._digests)
             if self.digest != digest:
                 raise BlobCorrupt("the patched state is not the one the manifest names")
         except BlobCorrupt:
-            for positions, values in reversed(undo):
+            if backup is not None:
+                self.bits[:] = backup
+            for positions, values in undo:
                 self.bits[positions] = values
             self._digests[:] = before
             raise
         return touched
 
-    def _add(self, parts: Sequence[bytes], undo: list[tuple[Positions, Bits]]) -> None:
+    def _add(self, parts: Sequence[bytes], undo: list[tuple[Positions, Bits]] | None) -> None:
         """Apply one patch, noting in `undo` what it overwrites."""
         end = 0
         for part in parts:
@@ -93,13 +96,9 @@ class FlatState:
                 raise BlobCorrupt("the parts of a patch overlap")
             end = int(positions[-1]) + 1
             values = self.bits[positions]
-            undo.append((positions, values))
+            if undo is not None:
+                undo.append((positions, values))
             self.bits[positions] = values + deltas
-
-    @staticmethod
-    def _digest_chunks(bits: Bits, chunks: Positions, digests: bytearray) -> None:
-        for chunk in chunks.tolist():
-            digests[chunk * _DIGEST : (chunk + 1) * _DIGEST] = blake3(chunk_bytes(bits, chunk)).digest()
 
 
 def chunk_count(total: int) -> int:
@@ -110,6 +109,17 @@ def chunk_count(total: int) -> int:
 def chunk_bytes(bits: Bits, chunk: int) -> memoryview:
     """The bytes of one chunk, without copying them; the last one may be shorter."""
     return bits[chunk * CHUNK : (chunk + 1) * CHUNK].data.cast("B")
+
+
+def _digest_chunks(bits: Bits, chunks: Iterable[int], digests: bytearray) -> None:
+    for chunk in chunks:
+        digests[chunk * _DIGEST : (chunk + 1) * _DIGEST] = blake3(chunk_bytes(bits, chunk)).digest()
+
+
+def _touched(positions: Positions, total: int) -> list[int]:
+    """The chunks that hold at least one of the sorted positions."""
+    edges = np.searchsorted(positions, np.arange(chunk_count(total) + 1) * CHUNK)
+    return np.flatnonzero(np.diff(edges)).tolist()
 
 
 def _joined(undo: Sequence[tuple[Positions, Bits]]) -> Positions:

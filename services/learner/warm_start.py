@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import precision_recall_fscore_support
 
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
@@ -42,14 +41,22 @@ class Report:
     support: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training."""
+
+    flat: torch.Tensor  # fp32, [layout.total], on the CPU: the best by validation accuracy, or the last where there is no validation data
+    complete: bool  # all epochs, or until they stopped helping; False: it was cut short by the time
+
+
 Progress = Callable[[float, str], None]
 """Told the share of the training that is done, in [0, 1], and a few words."""
 
 
 def train(
     bundle: ModelBundle, flat: torch.Tensor, rows: Sequence[Row], validation: Sequence[Row], plan: Plan, progress: Progress
-) -> torch.Tensor:
-    """Train on `rows`; the state (fp32, [layout.total]) with the best accuracy on `validation`, or the last one where that is empty.
+) -> Trained:
+    """Train on `rows` from the state `flat` (fp32, [layout.total]), choosing the epoch by `validation`.
 
     AdamW on cross-entropy, without dropout: what is trained is the function that is served.
     """
@@ -61,7 +68,7 @@ def train(
     parameter.grad = gradients
     optimizer = torch.optim.AdamW([parameter], fused=True)
     examples = _examples(task, rows)
-    best = _Best(bundle, validation, flat)
+    best = _Best(_examples(task, validation), flat)
     clock = _Clock(plan, batches=-(-len(examples) // _BATCH))
     for epoch in range(plan.epochs):
         for batch in _batches(task, examples, random.Random(f"{plan.seed}/{epoch}")):
@@ -72,11 +79,13 @@ def train(
             optimizer.step()
             clock.step()
             progress(clock.done, f"epoch {epoch + 1} of {plan.epochs}, {best.words}")
+            if clock.done >= 1:
+                break
         best.see(task, model)
         progress(clock.done, f"epoch {epoch + 1} of {plan.epochs}, {best.words}")
         if clock.done >= 1 or best.stale >= _PATIENCE:
             break
-    return best.flat
+    return Trained(best.flat, complete=not clock.late)
 
 
 class _Clock:
@@ -93,14 +102,22 @@ class _Clock:
 
     @property
     def done(self) -> float:
-        return min(max(self._steps / self._total, (time.monotonic() - self._began) / self._plan.seconds), 1.0)
+        return 1.0 if self.late else min(max(self._steps / self._total, self._share_of_time()), 1.0)
+
+    @property
+    def late(self) -> bool:
+        """The time ran out before the steps did."""
+        return self._steps < self._total and self._share_of_time() >= 1
+
+    def _share_of_time(self) -> float:
+        return (time.monotonic() - self._began) / self._plan.seconds
 
 
 class _Best:
     """The best state so far, by accuracy on the validation rows."""
 
-    def __init__(self, bundle: ModelBundle, validation: Sequence[Row], flat: torch.Tensor) -> None:
-        self._validation = _examples(Classification(bundle), validation)
+    def __init__(self, validation: Sequence[LabelledExample], flat: torch.Tensor) -> None:
+        self._validation = validation
         self._live = flat
         self._score = -1.0
         self.flat = flat.cpu().clone()
@@ -156,6 +173,8 @@ def evaluate(bundle: ModelBundle, flat: torch.Tensor, rows: Sequence[Row]) -> tu
 
 
 def _report(right: Sequence[str], chosen: Sequence[str], labels: Sequence[str]) -> Report:
+    from sklearn.metrics import precision_recall_fscore_support  # seconds to import, and training needs none of it
+
     _, recalls, scores, supports = precision_recall_fscore_support(right, chosen, labels=list(labels), average=None, zero_division=0.0)
     occurring = [score for score, support in zip(scores, supports, strict=True) if support]
     return Report(

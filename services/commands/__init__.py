@@ -12,7 +12,10 @@ Data = Annotated[Path | None, typer.Option(help="Folder with all state; ./livelo
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
+    from services.commands.init import init
+
     app.command("up")(_up)
+    app.command("init")(init)
 
 
 def _up(

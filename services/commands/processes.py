@@ -56,7 +56,7 @@ class Loop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, timeout: float = 60) -> None:
+    def start(self, timeout: float = 120) -> None:
         """Start all and wait until each is ready.
 
         Raises:
@@ -87,7 +87,7 @@ class Loop:
                 process_group=0,
             )
 
-    def restart(self, service: str, timeout: float = 60) -> None:
+    def restart(self, service: str, timeout: float = 120) -> None:
         """Stop one if it runs, start it and wait until it is ready. Raises Misconfigured as `start` does."""
         self._end(service, time.monotonic() + _GRACE)
         self.launch(service)
@@ -116,9 +116,9 @@ class Loop:
     def failure(self, service: str) -> str:
         """One sentence on why a service that ended did so: its own where it gave one."""
         code = self.processes[service].returncode
-        said = [line.strip() for line in self._said(service) if line.strip()]
-        if code == MISCONFIGURED and said:
-            return said[-1].removeprefix(f"liveloop {service}: ")
+        sentence = [line for line in self._said(service) if line.startswith(f"liveloop {service}: ")]
+        if code == MISCONFIGURED and sentence:
+            return sentence[-1].removeprefix(f"liveloop {service}: ").strip()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return f"the {service} {how}; see {self.log(service)}"
 
@@ -141,12 +141,12 @@ class Loop:
             waiting = [service for service in waiting if not self._ready(service)]
             if waiting and time.monotonic() > deadline:
                 raise Misconfigured(f"the {waiting[0]} was not ready in {timeout:.0f} s; see {self.log(waiting[0])}")
-            time.sleep(0.05 if waiting else 0)
+            time.sleep(0.1 if waiting else 0)
 
     def _ready(self, service: str) -> bool:
         host, port = host_port(getattr(self.settings, f"{service}_ops_listen"))
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=10) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

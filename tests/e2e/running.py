@@ -58,7 +58,7 @@ class Running:
     def start(self) -> None:
         """Raises Misconfigured as the processes do."""
         STARTED.append(self)
-        self.processes.start(timeout=120)
+        self.processes.start(timeout=300)
 
     def stop(self) -> None:
         """Harmless when it did not start."""

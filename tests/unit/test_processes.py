@@ -106,7 +106,9 @@ def test_children_read_the_settings_of_their_parent(settings: Settings, stand_in
 def test_a_child_that_ends_at_its_start_is_named_by_its_own_sentence_and_takes_the_others_with_it(
     settings: Settings, stand_ins: Path
 ) -> None:
-    (stand_ins / "inference.py").write_text("import sys; print('noise'); sys.stderr.write('no keys in keys/\\n'); sys.exit(2)")
+    (stand_ins / "inference.py").write_text(
+        "import sys; print('noise'); sys.stderr.write('liveloop inference: no keys in keys/\\nmore noise\\n'); sys.exit(2)"
+    )
     loop = loop_of(settings, stand_ins)
     with pytest.raises(Misconfigured, match=r"^no keys in keys/$"):
         loop.start()

@@ -27,7 +27,6 @@ from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 _TRIES = 4  # waits of about 0.1, 0.2 and 0.4 s between them: a service that restarts is back by the last
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
 ]  # gRPC's own second outlasts our tries
 _THUMBS = {"up": events_pb2.THUMB_UP, "down": events_pb2.THUMB_DOWN}
 

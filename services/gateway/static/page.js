@@ -8,6 +8,8 @@ const show = (id, shown = true) => { $(id).hidden = !shown; };
 const digits = (score) => score.toFixed(2);
 const top = (answer) => `${answer.label} ${digits(answer.scores[0].score)}`;
 
+const MOST_BARS = 8; // models with many labels have a long tail of nothing
+let asks = 0;
 let text = "";
 let answer = null;
 let following = new AbortController();
@@ -49,16 +51,20 @@ function forget() {
 }
 
 async function ask(asked) {
+  asks += 1;
+  const mine = asks;
   forget();
-  $("send").disabled = true;
+  $("send").ariaBusy = "true";
   try {
-    answer = await api.predict(asked, true);
-    text = asked;
+    const given = await api.predict(asked, true);
+    if (mine !== asks) return; // asked again meanwhile
+    forget(); // the answer before may have been judged meanwhile
+    [answer, text] = [given, asked];
     showAnswer();
   } catch (problem) {
-    fail(problem);
+    if (mine === asks) fail(problem);
   } finally {
-    $("send").disabled = false;
+    if (mine === asks) $("send").ariaBusy = "false";
   }
 }
 
@@ -66,7 +72,7 @@ function showAnswer() {
   $("label").textContent = answer.label;
   $("score").textContent = digits(answer.scores[0].score);
   $("version").textContent = `version ${answer.version}`;
-  bars($("scores"), answer.scores);
+  bars($("scores"), answer.scores.slice(0, MOST_BARS));
   show("truncated", answer.truncated);
   show("answer");
   const judged = answer.feedback_token !== "";
@@ -83,12 +89,14 @@ function showAnswer() {
 
 async function judge(button, signal, what) {
   forget();
-  button.setAttribute("aria-pressed", "true");
+  button?.setAttribute("aria-pressed", "true");
   show("story-empty", false);
   const aborted = following.signal;
   try {
     const ack = await api.sendFeedback(answer, signal);
     if (aborted.aborted) return;
+    $("steps").append(element("li", `Your ${what} is stored.`));
+    $("story").scrollIntoView({ block: "nearest" });
     show("retract", what !== "retraction");
     await tell(ack.feedback_id, what, aborted);
   } catch (problem) {
@@ -99,7 +107,7 @@ async function judge(button, signal, what) {
 async function tell(feedbackId, what, aborted) {
   const status = await follow(answer, feedbackId, aborted, (now) => {
     $("story").dataset.state = now.state;
-    $("steps").append(element("li", explain(now, what)));
+    $("steps").append(element("li", explain(now)));
   });
   if (!status) return;
   if (status.state !== "served") {
@@ -128,7 +136,7 @@ function compare(id, name, given, words) {
   const list = element("ul", "", "bars");
   trace.append(element("p", `${name}, version ${given.version}`, "hint"), list);
   const score = new Map(given.scores.map((one) => [one.label, one.score]));
-  bars(list, answer.scores.map(({ label }) => ({ label, score: score.get(label) ?? 0 })));
+  bars(list, answer.scores.slice(0, MOST_BARS).map(({ label }) => ({ label, score: score.get(label) ?? 0 })));
   $("traces").append(trace);
 }
 
@@ -160,6 +168,9 @@ $("text").addEventListener("keydown", (event) => {
 });
 $("up").addEventListener("click", () => judge($("up"), { thumb: "up" }, "thumb"));
 $("down").addEventListener("click", () => judge($("down"), { thumb: "down" }, "thumb"));
-$("retract").addEventListener("click", () => judge($("retract"), { retraction: {} }, "retraction"));
-$("again").addEventListener("click", () => ask(text));
+$("retract").addEventListener("click", () => judge(null, { retraction: {} }, "retraction"));
+$("again").addEventListener("click", async () => {
+  await ask(text);
+  $("up").focus(); // the button that had the focus is gone
+});
 watch();

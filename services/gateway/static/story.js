@@ -9,10 +9,10 @@ const SETTLE_LIMIT_MS = 20000; // others may keep it learning
 const because = (reason) => (reason ? `: ${reason}` : ".");
 
 /** One sentence on a state. */
-export function explain(status, what) {
+export function explain(status) {
   const sentences = {
-    unread: `Your ${what} is stored; the learner has not read it yet.`,
-    away: `Your ${what} is stored; the learner is away and will take it up when it is back.`,
+    unread: "The learner has not read it yet.",
+    away: "The learner is away; it will take it up when it is back.",
     pending: "Read; it waits for the record of the answer.",
     joined: "Joined with the answer; it waits for the next step.",
     trained: `Step ${status.step} learnt from it; version ${status.version} is on its way.`,

@@ -1,0 +1,212 @@
+"""The command line against a fake loop that speaks the real contract over real gRPC."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from liveloop import cli, recent
+from liveloop.errors import InvalidInput, NotFound, Overloaded
+from liveloop.v1.inference_pb2 import Prediction
+from tests.unit.fake_services import FakeLoop, serve
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def loop() -> Iterator[FakeLoop]:
+    with serve(FakeLoop()) as fake:
+        yield fake
+
+
+@pytest.fixture
+def run(loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in an empty folder, against the fake, in a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("INFERENCE_TARGET", loop.target), ("LEARNER_TARGET", loop.target)):
+        monkeypatch.setenv(f"LIVELOOP_{name}", value)
+    monkeypatch.setenv("COLUMNS", "150")
+
+    def run(*arguments: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(arguments))
+        said = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def answer_id(run: Run) -> str:
+    """Ask something; the id of the answer."""
+    return re.findall(UUID, run("predict", "not bad").out)[0]
+
+
+def test_predict_shows_label_score_version_and_id_of_every_text(run: Run):
+    ended = run("predict", "not bad", "[bold]awful[/bold]")
+    assert ended.code == 0
+    lines = [line for line in ended.out.splitlines() if re.search(UUID, line)]
+    assert len(lines) == 2
+    assert all(part in lines[0] for part in ("negative", "0.71", "40", "not bad"))
+    assert "[bold]awful[/bold]" in lines[1]
+
+
+def test_an_answer_is_judged_by_the_beginning_of_its_id_and_then_followed_and_taken_back(run: Run, loop: FakeLoop):
+    whole = answer_id(run)
+    sent = run("feedback", "send", whole[:12], "down")
+    assert (sent.code, "accepted" in sent.out) == (0, True)
+    feedback_id = next(found for found in re.findall(UUID, sent.out) if found != whole)
+    assert loop.requests[-1].feedback[0].WhichOneof("signal") == "thumb"
+    followed = run("feedback", "status", whole[:12], feedback_id)
+    assert followed.code == 0
+    assert re.search(r"state\s+(joined|trained|served)", followed.out)
+    assert run("feedback", "retract", whole[:12]).code == 0
+    assert "retracted" in run("feedback", "status", whole).out
+
+
+@pytest.mark.parametrize(
+    ("given", "signal"), [(["up"], "thumb"), (["--correct", "positive"], "correction"), (["--rating", "0.25"], "rating")]
+)
+def test_every_kind_of_judgement_can_be_sent(run: Run, loop: FakeLoop, given: list[str], signal: str):
+    assert run("feedback", "send", answer_id(run), *given).code == 0
+    assert loop.requests[-1].feedback[0].WhichOneof("signal") == signal
+
+
+@pytest.mark.parametrize("given", [[], ["sideways"], ["up", "--rating", "1"], ["--correct", "positive", "--rating", "1"]])
+def test_no_judgement_or_two_are_a_usage_error(run: Run, loop: FakeLoop, given: list[str]):
+    assert run("feedback", "send", answer_id(run), *given).code == 2
+    assert loop.judged == {}
+
+
+def test_versions_are_listed_with_the_current_and_the_blessed(run: Run):
+    ended = run("versions")
+    newest, before = ended.out.splitlines()[1:3]
+    assert (ended.code, "40 *" in newest, "train" in newest) == (0, True, True)
+    assert "blessed" in before
+    assert "0.750" in before
+    assert len(run("versions", "--limit", "1").out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", ""],
+        ["feedback", "send", "0000", "up"],
+        ["feedback", "send", "WHOLE", "--correct", "purple"],
+        ["feedback", "status", "0000"],
+        ["feedback", "status", "00000000-0000-0000-0000-000000000000"],
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_exit_code_2(run: Run, arguments: list[str]):
+    whole = answer_id(run)
+    ended = run(*(whole if one == "WHOLE" else one for one in arguments))
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(r"liveloop: [^\n]+\n", ended.err)
+
+
+def test_a_loop_that_is_away_or_full_is_one_sentence_too(run: Run, loop: FakeLoop):
+    loop.fail_next = [Overloaded("the queue is full", retry_after=60)]
+    assert run("predict", "x") == Ended(2, "", "liveloop: the queue is full\n")
+    away = run("versions", "--learner-port", "1")
+    assert away.code == 2
+    assert "`liveloop up` starts it" in away.err
+    assert "Traceback" not in away.err
+
+
+def test_addresses_come_from_the_command_line_then_the_environment_then_the_file(
+    run: Run, loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert run("predict", "x", "--grpc-port", "1").code == 2
+    monkeypatch.delenv("LIVELOOP_INFERENCE_TARGET")
+    (tmp_path / "liveloop.toml").write_text(f'inference_listen = "{loop.target}"\ndata = "elsewhere"\n')
+    assert run("predict", "x").code == 0
+    assert (tmp_path / "elsewhere" / "tokens.db").is_file()
+    monkeypatch.setenv("LIVELOOP_INFERENCE_LISTEN", "127.0.0.1:1")
+    assert run("predict", "x").code == 2
+    assert run("predict", "x", "--grpc-port", loop.target.rpartition(":")[2]).code == 0
+    (tmp_path / "liveloop.toml").write_text("= broken")
+    ended = run("predict", "x")
+    assert (ended.code, "liveloop.toml cannot be read" in ended.err) == (2, True)
+
+
+def test_the_last_thousand_answers_are_kept_where_their_owner_alone_can_read_them(tmp_path: Path):
+    def prediction(number: int) -> Prediction:
+        return Prediction(prediction_id=f"{number:032d}", feedback_token=f"token {number}")
+
+    recent.keep(tmp_path / "data", [prediction(number) for number in range(600)])
+    recent.keep(tmp_path / "data", [prediction(number) for number in range(600, 1100)])
+    with pytest.raises(NotFound):
+        recent.find(tmp_path / "data", prediction(99).prediction_id)
+    for number in (100, 1099):
+        assert recent.find(tmp_path / "data", prediction(number).prediction_id) == prediction(number)
+    with pytest.raises(InvalidInput):
+        recent.find(tmp_path / "data", "0000")
+    assert stat.S_IMODE((tmp_path / "data" / "tokens.db").stat().st_mode) == 0o600
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(run: Run, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        ended = run("predict", "x", "--data", str(folder))
+        assert (ended.code, "--data" in ended.err) == (2, True)
+    (tmp_path / "liveloop-data").mkdir()
+    (tmp_path / "liveloop-data" / "tokens.db").write_text("not a database " * 100)
+    assert run("feedback", "send", "0", "up").code == 2
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(loop: FakeLoop, tmp_path: Path):
+    loop.answering.clear()
+    command = [sys.executable, "-c", "from liveloop.cli import main; main()", "predict", "x"]
+    environment = os.environ | {"LIVELOOP_INFERENCE_TARGET": loop.target}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert loop.asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    loop.answering.set()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_help_loads_neither_grpc_nor_pydantic_nor_torch():
+    code = """
+import sys
+from liveloop.cli import main
+try:
+    main(["--help"])
+except SystemExit as ended:
+    assert ended.code == 0
+assert not {"grpc", "google.protobuf", "pydantic", "torch", "numpy", "fastapi"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in ("predict", "feedback", "versions", "up"))
+
+
+def test_without_the_services_their_commands_say_where_they_run(tmp_path: Path):
+    package = tmp_path / "liveloop"
+    package.mkdir()
+    here = Path(cli.__file__).parent
+    for name in ("__init__.py", "cli.py", "errors.py"):
+        (package / name).write_text((here / name).read_text())
+    command = [sys.executable, "-c", "from liveloop.cli import main; main()"]
+    for name in ("up", "init", "demo", "bench"):
+        done = subprocess.run([*command, name, "--anything", "else"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert re.fullmatch(r"liveloop: `liveloop \w+` runs from a clone or the image; [^\n]+\n", done.stderr)

@@ -74,6 +74,7 @@ function showAnswer() {
   $("version").textContent = `version ${answer.version}`;
   bars($("scores"), answer.scores.slice(0, MOST_BARS));
   show("truncated", answer.truncated);
+  $("answer").dataset.id = answer.prediction_id;
   show("answer");
   const judged = answer.feedback_token !== "";
   show("judge", judged);

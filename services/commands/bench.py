@@ -1,0 +1,199 @@
+"""`liveloop bench loop`: a real client against a running loop, measured from outside. Knows the client; knows no service's insides."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from liveloop.client import Client
+from liveloop.errors import LiveloopError
+from liveloop.settings import Settings
+from services.commands.freshness import Freshness, percentile
+from services.commands.processes import Loop, free_settings
+
+_SUBJECTS = ("The film", "This story", "The whole cast", "Her last picture", "The second half", "That ending", "The score", "His script")
+_VERDICTS = ("is a delight", "drags on for ever", "has wit and warmth", "never comes alive", "was worth every minute", "is a tired copy")
+_REMARKS = (
+    "and I would see it again",
+    "although the start is slow",
+    "in spite of itself",
+    "if you like that sort of thing",
+    "from first to last",
+)
+_CALLERS = 16
+"""Threads that wait for answers: at 20 calls a second one would be enough, unless answers take a second."""
+_BATCH = 32
+"""Inputs in one call while throughput is measured."""
+
+
+@dataclass(slots=True)
+class Calls:
+    """What a stretch of predictions at a steady rate saw."""
+
+    seconds: list[float] = field(default_factory=list)  # each from its scheduled start: a late start counts as waiting
+    failed: int = 0
+
+
+def bench_loop(settings: Settings, *, seconds: float, rate: float, thumbs: float, attach: bool, as_json: bool, console: Console) -> None:
+    """Measure a loop started for it, or with `attach` the one that runs with these settings, and print what was found."""
+    with nullcontext((settings, None, 0.0)) if attach else _started(settings, console) as (running, loop, started):
+        with Client(running.inference_listen, learner=running.learner_listen, timeout=30.0) as client:
+            client.predict(_text(random.Random(0)), store=False)
+            first_answer = time.monotonic() - started if loop else None
+            found = _measure(client, seconds=seconds, rate=rate, thumbs=thumbs, console=console)
+        found["first_answer_seconds"] = first_answer
+        found["memory_mb"] = _memory(loop) if loop else None
+    if as_json:
+        print(json.dumps(found))  # noqa: T201  one line for a machine
+    else:
+        _print(found, console)
+
+
+def _measure(client: Client, *, seconds: float, rate: float, thumbs: float, console: Console) -> dict[str, Any]:
+    freshness = Freshness()
+    with Progress(console=console, transient=True) as bar:
+        bar.add_task("without updates", total=None)
+        _wait_until_settled(client)
+        quiet = _predict_steadily(client, seconds, rate, freshness)
+    with Progress(console=console, transient=True) as bar:
+        bar.add_task("with updates", total=None)
+        before = client.versions(1)[0].version
+        stop = threading.Event()
+        judge = threading.Thread(target=_judge, args=(client, thumbs, freshness, stop))
+        judge.start()
+        try:
+            busy = _predict_steadily(client, seconds, rate, freshness)
+        finally:
+            stop.set()
+            judge.join()
+        versions = client.versions(1)[0].version - before
+        _predict_until_served(client, freshness)
+    with Progress(console=console, transient=True) as bar:
+        bar.add_task("throughput", total=None)
+        _wait_until_settled(client)
+        throughput = _throughput(client, min(seconds, 10.0))
+    fresh = freshness.seconds()
+    return {
+        "freshness_seconds": {f"p{share}": round(percentile(fresh, share / 100), 3) for share in (50, 95, 99)},
+        "feedback": {"trained": freshness.trained, "held_out": freshness.held_out},
+        "predict_ms": {
+            "without_updates": {f"p{share}": round(1e3 * percentile(quiet.seconds, share / 100), 1) for share in (50, 99)},
+            "with_updates": {f"p{share}": round(1e3 * percentile(busy.seconds, share / 100), 1) for share in (50, 99)},
+        },
+        "p99_ratio": round(percentile(busy.seconds, 0.99) / percentile(quiet.seconds, 0.99), 2),
+        "versions_per_second": round(versions / seconds, 2),
+        "failed": quiet.failed + busy.failed,
+        "throughput_per_second": round(throughput, 1),
+    }
+
+
+def _predict_steadily(client: Client, seconds: float, rate: float, freshness: Freshness) -> Calls:
+    """Open loop: calls start on schedule whether or not earlier ones were answered."""
+    calls, rng = Calls(), random.Random(1)
+
+    def call(text: str, scheduled: float) -> None:
+        try:
+            freshness.answered(client.predict(text).version)
+            calls.seconds.append(time.monotonic() - scheduled)
+        except LiveloopError:
+            calls.failed += 1
+
+    with ThreadPoolExecutor(_CALLERS) as pool:
+        start = time.monotonic()
+        for number in range(int(seconds * rate)):
+            scheduled = start + number / rate
+            time.sleep(max(0.0, scheduled - time.monotonic()))
+            pool.submit(call, _text(rng), scheduled)
+    return calls
+
+
+def _judge(client: Client, rate: float, freshness: Freshness, stop: threading.Event) -> None:
+    """Thumbs up at a steady mean rate, at random times, so that they meet the loop in every phase."""
+    rng = random.Random(2)
+    while not stop.wait(rng.expovariate(rate)):
+        prediction = client.predict(_text(rng))
+        ack = client.feedback(prediction, "up")
+        freshness.acknowledged(prediction.prediction_id, ack.feedback_id)
+
+
+def _predict_until_served(client: Client, freshness: Freshness) -> None:
+    rng, deadline = random.Random(3), time.monotonic() + 30
+    while freshness.settle(client) and time.monotonic() < deadline:
+        freshness.answered(client.predict(_text(rng), store=False).version)
+        time.sleep(0.05)
+
+
+def _wait_until_settled(client: Client) -> None:
+    """Until no new version came for two seconds."""
+    version, since, deadline = 0, time.monotonic(), time.monotonic() + 60
+    while time.monotonic() - since < 2.0 and time.monotonic() < deadline:
+        newest = client.model().version
+        if newest != version:
+            version, since = newest, time.monotonic()
+        time.sleep(0.1)
+
+
+def _throughput(client: Client, seconds: float) -> float:
+    """Inputs answered per second by two callers, each with its next call ready."""
+    rng, counts, deadline = random.Random(4), [0, 0], time.monotonic() + seconds
+
+    def call(caller: int) -> None:
+        while time.monotonic() < deadline:
+            counts[caller] += len(client.predict([_text(rng) for _ in range(_BATCH)], store=False))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(call, range(2)))
+    return sum(counts) / seconds
+
+
+def _text(rng: random.Random) -> str:
+    return f"{rng.choice(_SUBJECTS)} {rng.choice(_VERDICTS)}, {rng.choice(_REMARKS)} ({rng.randint(1, 9999)})."
+
+
+@contextmanager
+def _started(settings: Settings, console: Console) -> Iterator[tuple[Settings, Loop, float]]:
+    from services.commands.init import prepare_demo
+
+    with TemporaryDirectory(prefix="liveloop-bench-") as folder:
+        own = free_settings(settings.model_copy(update={"data": Path(folder) / "data"}))
+        prepare_demo(own, console)
+        started = time.monotonic()
+        with Loop(own) as loop:
+            yield own, loop, started
+
+
+def _memory(loop: Loop) -> dict[str, int]:
+    """Proportional set size in MB: pages that processes share count once."""
+    found = {}
+    for service, process in loop.processes.items():
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        found[service] = int(next(line for line in lines if line.startswith("Pss:")).split()[1]) // 1024
+    return {**found, "together": sum(found.values())}
+
+
+def _print(found: dict[str, Any], console: Console) -> None:
+    table = Table("measure", "p50", "p95", "p99", title="liveloop bench loop")
+    fresh, quiet, busy = found["freshness_seconds"], found["predict_ms"]["without_updates"], found["predict_ms"]["with_updates"]
+    table.add_row("feedback to served, s", *(f"{fresh[name]:.2f}" for name in ("p50", "p95", "p99")))
+    table.add_row("predict without updates, ms", f"{quiet['p50']:.0f}", "", f"{quiet['p99']:.0f}")
+    table.add_row("predict with updates, ms", f"{busy['p50']:.0f}", "", f"{busy['p99']:.0f}")
+    console.print(table)
+    console.print(f"predict p99 with updates / without: {found['p99_ratio']}; failed requests: {found['failed']}")
+    console.print(
+        f"versions: {found['versions_per_second']} per second; throughput: {found['throughput_per_second']} predictions per second"
+    )
+    if found["memory_mb"]:
+        console.print(f"first answer after {found['first_answer_seconds']:.1f} s; memory, MB: {found['memory_mb']}")

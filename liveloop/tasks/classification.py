@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from liveloop.errors import WrongLayout
 from liveloop.tasks import Answer, Encoded, FeedbackExample, LabelledExample
+from liveloop.tasks.bert import Bert, is_bert
 from liveloop.tasks.flat import bind
 from liveloop.v1.weights_pb2 import Layout, ModelBundle
 
@@ -37,14 +38,19 @@ class Classification:
 
     def new_model(self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> torch.nn.Module:
         """A model that computes from `flat` (fp32, [layout.total]), and accumulates into `gradients` where given (see `bind`)."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
-        config = AutoConfig.for_model(**self._config)
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
-        _materialise_index_buffers(model)
+        model = self._empty_model()
         bind(model, layout, flat, gradients)
-        return model.to(flat.device)  # type: ignore[no-any-return]
+        return model.to(flat.device)
+
+    def _empty_model(self) -> torch.nn.Module:
+        with torch.device("meta"):
+            if is_bert(self._config):
+                return Bert(self._config, len(self.labels))
+            from transformers import AutoConfig, AutoModelForSequenceClassification  # seconds to import
+
+            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**self._config))
+        _materialise_index_buffers(model)
+        return model  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def answer(self, model: torch.nn.Module, inputs: Sequence[Encoded]) -> list[Answer]:
@@ -56,14 +62,12 @@ class Classification:
     def logits(self, model: torch.nn.Module, inputs: Sequence[Encoded]) -> torch.Tensor:
         """Scores before the softmax, fp32, [len(inputs), K]."""
         width = max(len(item.tokens) for item in inputs)
+        padding = [width - len(item.tokens) for item in inputs]
         device = next(model.parameters()).device
-        tokens_BT = torch.full((len(inputs), width), self._pad, dtype=torch.long)
-        mask_BT = torch.zeros((len(inputs), width), dtype=torch.long)
-        for row, item in enumerate(inputs):
-            tokens_BT[row, : len(item.tokens)] = torch.tensor(item.tokens, dtype=torch.long)
-            mask_BT[row, : len(item.tokens)] = 1
+        tokens_BT = torch.tensor([(*item.tokens, *[self._pad] * pad) for item, pad in zip(inputs, padding, strict=True)], device=device)
+        mask_BT = torch.tensor([[1] * (width - pad) + [0] * pad for pad in padding], device=device) if any(padding) else None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits_BK: torch.Tensor = model(input_ids=tokens_BT.to(device), attention_mask=mask_BT.to(device)).logits
+            logits_BK: torch.Tensor = model(input_ids=tokens_BT, attention_mask=mask_BT).logits
         return logits_BK.float()
 
     def task_loss(self, model: torch.nn.Module, rows: Sequence[LabelledExample]) -> torch.Tensor:

@@ -69,7 +69,7 @@ class RedisStore:
                 urlunsplit(parts._replace(query="")),
                 socket_connect_timeout=_CONNECT_TIMEOUT,
                 socket_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 1),  # a connection that the server closed while it was idle
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),  # the server may have closed an idle one
                 decode_responses=False,
             )
         except ValueError as error:
@@ -164,7 +164,7 @@ class RedisStore:
 
     def _key(self) -> HeadKey | None:
         epoch, revision = cast("list[bytes | None]", self._client.hmget(self._head, ["epoch", "revision"]))
-        return None if epoch is None or revision is None else (int(epoch), int(revision))
+        return (int(epoch), int(revision)) if epoch and revision and epoch.isdigit() and revision.isdigit() else None
 
     def _subscription(self) -> Any:
         if getattr(self._mine, "subscription", None) is None:

@@ -1,0 +1,211 @@
+"""Redis is a copy of the learner's truth: it becomes one again whatever happened to it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from liveloop.errors import BlobCorrupt, HeadConflict, Misconfigured, Unavailable
+from liveloop.weights import mirror as mirroring
+from liveloop.weights import open_store
+from liveloop.weights import publisher as publishing
+from liveloop.weights.directory import DirectoryStore
+from liveloop.weights.head import read_head
+from liveloop.weights.mirror import Mirror, mirror
+from liveloop.weights.publisher import Publisher
+from liveloop.weights.records import Records
+from liveloop.weights.store import WeightStore
+from liveloop.weights.subscriber import Subscriber
+from tests.servers import ValkeyServer, wait_until
+from tests.weight_samples import KEY, Versions
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "weights")
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def target(redis_url: str, prefix: str) -> Iterator[WeightStore]:
+    with open_store(f"{redis_url}?prefix={prefix}") as store:
+        yield store
+
+
+@contextmanager
+def running(source: WeightStore, target: WeightStore, *, take_over: bool = False) -> Iterator[Mirror]:
+    thread = Mirror(source, target, take_over=take_over)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.close(PATIENCE)
+
+
+def started(store: WeightStore) -> Subscriber:
+    pod = Subscriber(store, KEY.public_key())
+    pod.start()
+    return pod
+
+
+def forget_everything(redis_url: str, prefix: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{{{prefix}}}:*"):
+            client.delete(key)
+
+
+def test_a_mirrored_store_serves_the_same_bits(source: DirectoryStore, target: WeightStore) -> None:
+    versions = Versions(source)
+    assert mirror(source, target)
+    pod = started(target)
+    versions.publish()
+    assert mirror(source, target)
+    assert not mirror(source, target)
+    update = pod.next(PATIENCE)
+    assert update is not None
+    assert update.version == 2
+    assert np.array_equal(pod.state.bits, versions.bits[2])
+
+
+def test_two_pods_hold_the_same_bits_as_versions_flow(source: DirectoryStore, target: WeightStore) -> None:
+    versions = Versions(source)
+    with running(source, target) as thread:
+        wait_until(lambda: target.head() is not None)
+        pods = [started(target), started(target)]
+        for _ in range(5):
+            versions.publish()
+            thread.notify()
+        for pod in pods:
+            while pod.version < 6:
+                assert pod.next(PATIENCE) is not None
+            assert np.array_equal(pod.state.bits, versions.bits[6])
+
+
+def test_an_empty_source_is_unavailable(source: DirectoryStore, target: WeightStore) -> None:
+    with pytest.raises(Unavailable):
+        mirror(source, target)
+
+
+def test_a_flushed_redis_is_filled_again(
+    source: DirectoryStore, target: WeightStore, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirroring, "_CHECK", 0.1)
+    Versions(source)
+    with running(source, target):
+        wait_until(lambda: target.head() is not None)
+        forget_everything(redis_url, prefix)
+        wait_until(lambda: target.head() == source.head())
+    assert target.missing(source.names()) == set()
+
+
+def test_a_blob_that_redis_lost_is_put_back(source: DirectoryStore, target: WeightStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirroring, "_CHECK", 0.1)
+    Versions(source)
+    with running(source, target):
+        wait_until(lambda: target.head() is not None)
+        target.delete(source.names())
+        wait_until(lambda: target.missing(source.names()) == set())
+
+
+def test_redis_may_be_away_at_the_start_and_later(tmp_path: Path, source: DirectoryStore) -> None:
+    versions, server = Versions(source), ValkeyServer(tmp_path / "valkey")
+    with open_store(server.url) as store, running(source, store) as thread:
+        try:
+            wait_until(lambda: isinstance(thread.failure, Unavailable))
+            server.start()
+            wait_until(lambda: thread.failure is None and store.head() == source.head())
+            server.kill()
+            versions.publish()
+            thread.notify()
+            wait_until(lambda: isinstance(thread.failure, Unavailable))
+            server.start()
+            wait_until(lambda: thread.failure is None and store.head() == source.head())
+            assert np.array_equal(started(store).state.bits, versions.bits[2])
+        finally:
+            server.kill()
+
+
+def test_redis_keeps_what_the_source_keeps(source: DirectoryStore, target: WeightStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirroring, "_CHECK", 0.1)
+    monkeypatch.setattr(publishing, "KEYFRAME_INTERVAL", 3)
+    versions = Versions(source)
+    with running(source, target) as thread:
+        for _ in range(10):
+            versions.publish()
+            versions.publisher.close()
+            thread.notify()
+            wait_until(lambda: target.head() == source.head())
+        before = set(target.names())
+        versions.publisher.collect([])
+        thread.notify()
+        wait_until(lambda: target.head() == source.head() and set(target.names()) == set(source.names()))
+    assert set(target.names()) < before
+    assert Records(target, KEY.public_key()).needs(read_head(target, KEY.public_key())) <= set(target.names())
+    assert np.array_equal(started(target).state.bits, versions.bits[11])
+
+
+def test_another_model_in_redis_stops_the_mirror_until_it_may_take_over(
+    tmp_path: Path, source: DirectoryStore, target: WeightStore
+) -> None:
+    other = DirectoryStore(tmp_path / "other")
+    Versions(other, model="other")
+    mirror(other, target)
+    Versions(source, epoch=2)
+    with pytest.raises(Misconfigured, match="another model"):
+        mirror(source, target)
+    with running(source, target) as thread:
+        wait_until(lambda: isinstance(thread.failure, Misconfigured))
+    assert target.head() == other.head()
+    with running(source, target, take_over=True):
+        wait_until(lambda: target.head() == source.head())
+    assert started(target).bundle.model == "sample"
+
+
+def test_a_learner_with_an_old_epoch_does_not_move_the_head_of_redis(tmp_path: Path, source: DirectoryStore, target: WeightStore) -> None:
+    versions = Versions(source)
+    mirror(source, target)
+    ahead = DirectoryStore(tmp_path / "ahead")
+    ahead.put({name: source.get([name])[0] for name in source.names()})
+    head = source.head()
+    assert head is not None
+    ahead.set_head(head, epoch=1, revision=1, expected=None)
+    Publisher(ahead, KEY, epoch=5).close()
+    mirror(ahead, target)
+    versions.publish()
+    with pytest.raises(HeadConflict):
+        mirror(source, target)
+    assert target.head() == ahead.head()
+
+
+def test_a_damaged_source_is_not_copied(tmp_path: Path, source: DirectoryStore, target: WeightStore) -> None:
+    versions = Versions(source)
+    mirror(source, target)
+    good = target.head()
+    versions.publish()
+    name = next(name for name in source.names() if name not in set(target.names()) and name != versions.manifests[2])
+    (tmp_path / "weights" / "blobs" / name[:2] / name).write_bytes(b"damaged")
+    with pytest.raises(BlobCorrupt):
+        mirror(source, target)
+    assert target.head() == good
+
+
+def test_closing_copies_the_last_version(source: DirectoryStore, target: WeightStore) -> None:
+    versions = Versions(source)
+    thread = Mirror(source, target)
+    thread.start()
+    wait_until(lambda: target.head() is not None)
+    versions.publish()
+    thread.close(PATIENCE)
+    assert target.head() == source.head()

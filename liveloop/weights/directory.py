@@ -62,7 +62,7 @@ class DirectoryStore:
     def set_head(self, head: bytes, *, epoch: int, revision: int, expected: HeadKey | None) -> None:
         """Replace the head under a lock that other processes respect."""
         with self._as_unavailable("written"):
-            self._heads.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._heads)
             with self._locked():
                 newest = self._newest()
                 current = newest[0] if newest else None
@@ -120,7 +120,7 @@ class DirectoryStore:
         """Write one blob unless it is there; True when something was written."""
         assert blob_name(blob) == name
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             _create(path, blob)
         except FileExistsError:
@@ -194,6 +194,12 @@ def _create(path: Path, content: bytes) -> None:
         path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _listed(folder: Path) -> list[str]:

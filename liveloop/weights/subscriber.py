@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from liveloop.errors import BlobCorrupt, BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
+from liveloop.telemetry import histogram
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
@@ -183,19 +185,25 @@ class Subscriber:
     def _become(self, line: Sequence[Manifest], route: Route) -> Positions | None:
         """Bring the state to the end of `line`, and return what may have changed."""
         if route.by_patches and not self._doubtful:
-            patches = self._records.patches(route.newer)
+            with _timed("fetch"):
+                patches = self._records.patches(route.newer)
             try:
-                return self.state.apply_chain(patches, line[-1].state_digest)
+                with _timed("patch"):
+                    return self.state.apply_chain(patches, line[-1].state_digest)
             except BlobCorrupt:
                 self._doubtful = True
                 raise
-        restored = self._records.restore(line, self.layout.total, None if self._doubtful else self.state)
-        self.state.assign(restored)
+        with _timed("keyframe"):
+            self.state.assign(self._records.restore(line, self.layout.total, None if self._doubtful else self.state))
         self._doubtful = False
         return None
 
     def _took(self, head: Head, blob: bytes) -> None:
         self.head, self._head_blob, self.version = head, blob, head.current
+
+
+def _timed(stage: str) -> AbstractContextManager[object]:
+    return histogram("weight_update_duration_seconds").labels(stage).time()
 
 
 def _key_of(blob: bytes) -> HeadKey | None:

@@ -80,6 +80,11 @@ class Server:
         """End it with SIGKILL. Harmless when it does not run."""
         self._end(signal.SIGKILL)
 
+    @property
+    def running(self) -> bool:
+        """It was started and has not been ended."""
+        return self._process is not None
+
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing answers."""
         assert self._process

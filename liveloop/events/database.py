@@ -102,15 +102,15 @@ class Database:
             time.sleep(0.002)
 
     def _checkpoint(self) -> None:
-        lock = try_lock(self._checkpoint_lock)
-        if lock is None:  # another process is at it
-            return
-        with lock:
-            try:
+        try:
+            lock = try_lock(self._checkpoint_lock)
+            if lock is None:  # another process is at it
+                return
+            with lock:
                 mode = "TRUNCATE" if self._wal.stat().st_size > _WAL_BYTES else "PASSIVE"
                 self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-            except (OSError, sqlite3.OperationalError) as error:  # what was committed stands in the WAL; the next one tries again
-                logger().warning("checkpoint failed", file=str(self._path), reason=str(error))
+        except (OSError, sqlite3.DatabaseError) as error:  # what was committed stands in the WAL; the next one tries again
+            logger().warning("checkpoint failed", file=str(self._path), reason=str(error))
 
 
 def _attempt(connection: sqlite3.Connection, begin: str, work: Work[T]) -> T:

@@ -21,9 +21,9 @@ from liveloop.events import Page
 from liveloop.events.codec import record_of, rounds
 from liveloop.v1.events_pb2 import Event
 
-_BOOTSTRAP_MS = 5_000
-_REQUEST_MS = 10_000
-_DELIVERY_MS = 15_000
+_BOOTSTRAP_MS = 3_000
+_REQUEST_MS = 6_000
+_DELIVERY_MS = 10_000
 """Longer than one request, so that a retry fits in; after this an append gives up, and whoever relays tries again."""
 _MESSAGE_BYTES = 8 << 20
 """Twice what gRPC lets in at most: no accepted event can be too large for a topic made here."""
@@ -74,17 +74,20 @@ class KafkaLog:
                 record_of(tp.partition, message.offset, message.value or b"") for tp, messages in found.items() for message in messages
             ]
             self._at.update((record.partition, record.position + 1) for record in records)
-            return Page(records, at_end=self._at_end(self._consumer))
+            return Page(records, at_end=self._at_end(self._consumer, found=bool(records)))
 
     def release(self, positions: Mapping[int, int]) -> None:
         """Nothing: the topic's retention decides."""
 
     def close(self) -> None:
-        """Close what is open."""
-        with self._producing:
-            self._drop_producer()
-        with self._consuming:
-            self._drop_consumer()
+        """Close what is open. A call that hangs on a broker is left alone: it ends by itself, at the latest with the process."""
+        if producer := self._producer:
+            with suppress(KafkaError):
+                producer.close(timeout=0)  # whatever comes of it, kafka-python's exit handler, which would wait, is gone
+        for lock, drop in ((self._producing, self._drop_producer), (self._consuming, self._drop_consumer)):
+            if lock.acquire(timeout=1):
+                drop()
+                lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +105,13 @@ class KafkaLog:
                 consumer.seek(self._partition(number), wanted)
                 self._at[number] = wanted
 
-    def _at_end(self, consumer: KafkaConsumer) -> frozenset[int]:
-        """Partitions of which nothing is left. Asked of the broker, where the last fetch does not already show that there is more."""
-        maybe = [tp for tp in map(self._partition, self.partitions) if (consumer.highwater(tp) or 0) <= self._at[tp.partition]]
+    def _at_end(self, consumer: KafkaConsumer, *, found: bool) -> frozenset[int]:
+        """Partitions of which nothing is left: asked of the broker, save for those of which the last fetch shows that there is more.
+
+        Where nothing was found all are asked for, because a consumer is silent about a broker that is away.
+        """
+        partitions = map(self._partition, self.partitions)
+        maybe = [tp for tp in partitions if not found or (consumer.highwater(tp) or 0) <= self._at[tp.partition]]
         ends = consumer.end_offsets(maybe, _REQUEST_MS) if maybe else {}
         return frozenset(tp.partition for tp, end in ends.items() if self._at[tp.partition] >= end)
 

@@ -61,16 +61,14 @@ class Relay:
                 self._changed.wait(min(left, _LOOK))
 
     def close(self) -> None:
-        """Stop, and let go of the outbox and the log behind. Where an attempt in flight does not end, the process's end does that."""
+        """Stop. The outbox and the log behind are let go at once, or as soon as an attempt in flight has ended."""
         self._stopping.set()
         self._thread.join(_GRACE)
         with self._changed:
             for _, _, result in self._waiting:
                 result.set_exception(Unavailable("stored here, and not yet delivered: this process is shutting down"))
             self._waiting.clear()
-        if not self._thread.is_alive():
-            self._log.close()
-            self._outbox.close()
+        self._log.close()
 
     def _run(self) -> None:
         orphans_due = 0.0
@@ -87,6 +85,8 @@ class Relay:
                     logger().warning("the relay waits", reason=str(error), error=type(error).__name__)
                 self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1
+        self._log.close()
+        self._outbox.close()
 
     def _move(self, outbox: Outbox, wait: float) -> bool:
         """Move some rows, waiting up to `wait` seconds for the first; False when there were none."""

@@ -40,11 +40,21 @@ class Bert(nn.Module):
     def __init__(self, config: Config, labels: int) -> None:
         super().__init__()
         self.bert = _Encoder(config)
-        self.classifier = nn.Linear(config["hidden_size"], labels)
+        self.classifier = _Linear(config["hidden_size"], labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Output:
         """Logits for tokens [B, T]; padding is where `attention_mask` [B, T] is 0, nowhere when it is None."""
         return Output(self.classifier(self.bert(input_ids, attention_mask)))
+
+
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are: they come from elsewhere, and random ones on the meta device need torch's compiler imported."""
+
+
+class _Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """As `_Linear`."""
 
 
 class _Encoder(nn.Module):
@@ -52,7 +62,7 @@ class _Encoder(nn.Module):
         super().__init__()
         self.embeddings = _Embeddings(config)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer(config) for _ in range(config["num_hidden_layers"]))})
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(config["hidden_size"], config["hidden_size"])})
+        self.pooler = nn.ModuleDict({"dense": _Linear(config["hidden_size"], config["hidden_size"])})
 
     def forward(self, tokens_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
         seen_B11T = None if mask_BT is None else mask_BT[:, None, None, :].bool()
@@ -66,9 +76,9 @@ class _Embeddings(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config["hidden_size"]
-        self.word_embeddings = nn.Embedding(config["vocab_size"], width)
-        self.position_embeddings = nn.Embedding(config["max_position_embeddings"], width)
-        self.token_type_embeddings = nn.Embedding(config["type_vocab_size"], width)
+        self.word_embeddings = _Embedding(config["vocab_size"], width)
+        self.position_embeddings = _Embedding(config["max_position_embeddings"], width)
+        self.token_type_embeddings = _Embedding(config["type_vocab_size"], width)
         self.LayerNorm = nn.LayerNorm(width, eps=config["layer_norm_eps"])
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -81,7 +91,7 @@ class _Layer(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention = _Attention(config)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config["hidden_size"], config["intermediate_size"])})
+        self.intermediate = nn.ModuleDict({"dense": _Linear(config["hidden_size"], config["intermediate_size"])})
         self.output = _Projection(config, config["intermediate_size"])
 
     def forward(self, hidden_BTC: Tensor, seen_B11T: Tensor | None) -> Tensor:
@@ -106,7 +116,7 @@ class _SelfAttention(nn.Module):
         super().__init__()
         width = config["hidden_size"]
         self._heads: int = config["num_attention_heads"]
-        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.key, self.value = _Linear(width, width), _Linear(width, width), _Linear(width, width)
 
     def forward(self, hidden_BTC: Tensor, seen_B11T: Tensor | None) -> Tensor:
         query, key, value = (
@@ -118,7 +128,7 @@ class _SelfAttention(nn.Module):
 class _Projection(nn.Module):
     def __init__(self, config: Config, size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(size, config["hidden_size"])
+        self.dense = _Linear(size, config["hidden_size"])
         self.LayerNorm = nn.LayerNorm(config["hidden_size"], eps=config["layer_norm_eps"])
 
     def forward(self, new_BTN: Tensor, residual_BTC: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Joiner:
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
         feedback, accepted_at = event.feedback, event.accepted_at.ToNanoseconds() / 1e9
-        signal = feedback.WhichOneof("signal") or ""
+        signal: str = feedback.WhichOneof("signal") or ""
         if signal == "thumb":
             signal = "up" if feedback.thumb == THUMB_UP else "down"
         added = self._db.execute(

@@ -21,6 +21,7 @@ def resume(parts: Parts, recipe: Recipe) -> None:
         journal.published(link.version, parent=0, manifest=link.manifest, patch_bytes=link.patch_bytes)
         return
     parts.gate.held = journal.is_held()
+    trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
     try:
         redo(
             journal,

@@ -111,18 +111,17 @@ class Trainer:
         self.bits[:] = bits
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Copies on the CPU of all that a restart needs."""
+        """Copies on the CPU of all that changes, for a restart."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._state().items()}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Take over what `tensors` returned; frozen values stay as the last `reset` left them."""
         for name, tensor in self._state().items():
             tensor.copy_(tensors[name])
-        self.bits[: self._frozen] = narrow(self._master[: self._frozen])
         self._serve()
 
     def _state(self) -> dict[str, torch.Tensor]:
-        return {"master": self._master, "ema": self._ema, **self._moments}
+        return {"master": self._parameter.detach(), "ema": self._ema, **self._moments}
 
     def _serve(self) -> None:
         self.bits[self._frozen :] = narrow(self._ema)

@@ -14,7 +14,7 @@ from liveloop.tasks.classification import Classification
 from liveloop.v1.weights_pb2 import Layout, ModelBundle
 from services.learner.task_data import Row
 
-_BATCH = 32
+_BATCH = 16
 _PATIENCE = 2
 """Epochs without a better validation score after which training stops."""
 
@@ -158,8 +158,8 @@ def choose(task: Classification, model: torch.nn.Module, texts: Sequence[str]) -
     inputs = task.encode(texts)
     order = sorted(range(len(inputs)), key=lambda at: len(inputs[at].tokens))
     chosen = [0] * len(inputs)
-    for start in range(0, len(order), 2 * _BATCH):
-        places = order[start : start + 2 * _BATCH]
+    for start in range(0, len(order), 4 * _BATCH):
+        places = order[start : start + 4 * _BATCH]
         for place, answer in zip(places, task.answer(model, [inputs[at] for at in places]), strict=True):
             chosen[place] = answer.label
     return chosen

@@ -116,7 +116,7 @@ def test_settling_brings_most_of_a_lone_step():
     for _ in range(3):
         trainer.settle()
     ended = trainer.tensors()
-    moved = (ended["ema"] - start).norm() / (ended["master"][-len(start) :] - start).norm()
+    moved = (ended["ema"] - start).norm() / (ended["master"] - start).norm()
     assert moved == pytest.approx(1 - 0.9 * 0.5**3, rel=1e-3)
 
 

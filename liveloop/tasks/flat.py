@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,10 +65,9 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
                 view.grad = _view(gradients, spec, base=layout.frozen)
         views[id(old[spec.name])] = view
     for module in model.modules():
+        slots: dict[str, Any]
         for slots in (module._parameters, module._buffers):
-            for name, tensor in slots.items():
-                if tensor is not None and id(tensor) in views:
-                    slots[name] = views[id(tensor)]
+            slots.update({name: views[id(tensor)] for name, tensor in slots.items() if id(tensor) in views})
     model.eval()
 
 

@@ -65,8 +65,8 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
                 view.grad = _view(gradients, spec, base=layout.frozen)
         views[id(old[spec.name])] = view
     for module in model.modules():
-        slots: dict[str, Any]
-        for slots in (module._parameters, module._buffers):
+        owners: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for slots in owners:
             slots.update({name: views[id(tensor)] for name, tensor in slots.items() if id(tensor) in views})
     model.eval()
 

@@ -633,6 +633,23 @@ def test_a_head_older_than_one_taken_is_refused(tmp_path: Path, store: Directory
     assert_holds(pod, versions, 3)
 
 
+def test_a_learner_put_back_to_a_backup_is_followed_under_a_new_epoch(tmp_path: Path, store: DirectoryStore, versions: Versions) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(folder, tmp_path / "backup")
+    versions.publish()
+    pod = started(store)
+    folder.rename(tmp_path / "lost")
+    (tmp_path / "backup").rename(folder)
+    with Publisher(store, KEY, epoch=2) as restored:
+        other = versions.bits[1]
+        for version in (2, 3):
+            other = step(other, 100 + version)
+            restored.publish(restored.stage(other), version=version, step=version, included=[], created_at=0.0)
+    update = updated(pod)
+    assert (update.version, update.epoch, update.positions) == (3, 2, None)
+    assert np.array_equal(pod.state.bits, other)
+
+
 def test_a_refused_head_is_not_looked_at_again_at_once(tmp_path: Path, store: DirectoryStore, versions: Versions) -> None:
     pod = started(store)
     versions.publish()

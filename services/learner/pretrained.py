@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -106,7 +107,7 @@ def _model(source: str) -> tuple[Any, bool]:
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Misconfigured(f"the model {source} cannot be loaded as a text classifier from safetensors: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

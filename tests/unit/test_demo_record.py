@@ -50,7 +50,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])
-def test_a_percentile_is_one_of_the_values(share, expected):
+def test_a_percentile_is_one_of_the_values(share: float, expected: int):
     assert percentile(list(range(1, 101)), share) == expected
 
 

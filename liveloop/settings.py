@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
     step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
     train_embeddings: bool = Field(False, description="train the word-embedding table too (it doubles the patch)")
+    take_over: bool = Field(False, description="replace the head of another model in Redis; without it the learner stops with one sentence")
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
 
     @property
@@ -81,8 +82,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic passes all four by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line, environment, liveloop.toml."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -88,7 +88,8 @@ def logger(**context: str) -> Any:
 
 def set_up_logs(log_format: str) -> None:
     """Write log lines to standard error, for people ("console") or for machines ("json")."""
-    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    for_people = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else for_people
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -136,7 +137,8 @@ class OperationsServer:
         try:
             self._server = ThreadingHTTPServer(host_port(address), Handler)
         except OSError as error:
-            raise Misconfigured(f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port") from error
+            reason = f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port"
+            raise Misconfigured(reason) from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="operations", daemon=True).start()
 

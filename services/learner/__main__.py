@@ -12,12 +12,14 @@ from types import FrameType
 import torch
 
 from liveloop import __version__, keys, telemetry
-from liveloop.errors import LiveloopError, Misconfigured
+from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
+from liveloop.weights.manifest import open_head
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
+from liveloop.weights.store import WeightStore
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal, LeaseLost
 from services.learner.loop import LearnerLoop, Pace, Parts
@@ -85,6 +87,8 @@ def _run(settings: Settings, stop: Stop) -> None:
                 _lead(settings, materials, device, journal, ready, stop)
             except LeaseLost:
                 _log.warning("another learner took over; this one stands by")
+            except HeadConflict as error:
+                _log.warning("a newer epoch is out there; taking the lease again above it", reason=error.reason)
     finally:
         server.stop(grace=1.0)
         operations.close()
@@ -95,11 +99,12 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
     """Stand by until the lease is free, then run the loop until stopped. Raises LeaseLost."""
     trainer, evaluator = materials.trainer(device), materials.evaluator(device)
     ready.set()
-    while not journal.acquire(at_least=materials.epoch):
+    remote = None if settings.weights.startswith("file:") else open_store(settings.weights)
+    while not journal.acquire(at_least=max(materials.epoch, _epoch_of(remote))):
         if stop.event.wait(_STANDBY_POLL):
             return
     telemetry.gauge("learner_active").set(1)
-    mirror = None if settings.weights.startswith("file:") else Mirror(materials.store, open_store(settings.weights))
+    mirror = None if remote is None else Mirror(materials.store, remote, take_over=settings.take_over)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
     try:
         with open_log(settings) as log, Publisher(materials.store, materials.key, epoch=journal.epoch) as publisher:
@@ -122,6 +127,15 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
         tensors.close()
         if mirror is not None:
             mirror.close(5.0)
+
+
+def _epoch_of(remote: WeightStore | None) -> int:
+    """The epoch of the head in the store to mirror to; 0 where there is none, or while it cannot be reached."""
+    try:
+        blob = None if remote is None else remote.head()
+    except Unavailable:
+        return 0
+    return 0 if blob is None else int(open_head(blob, None).epoch)
 
 
 if __name__ == "__main__":

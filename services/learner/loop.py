@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from liveloop import telemetry
-from liveloop.errors import Unavailable, WeightsRefused
+from liveloop.errors import HeadConflict, Misconfigured, Unavailable, WeightsRefused
 from liveloop.events import EventLog
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
@@ -85,7 +85,13 @@ class LearnerLoop:
         self._stopping.set()
 
     def run(self) -> None:
-        """Turn until stopped. Raises LeaseLost when another process took over."""
+        """Turn until stopped.
+
+        Raises:
+            LeaseLost: another process took over.
+            HeadConflict: a store knows a newer epoch than this learner's.
+            Misconfigured: the store to mirror to holds another model.
+        """
         self._publish_if_behind()
         while not self._stopping.is_set():
             try:
@@ -272,6 +278,8 @@ class LearnerLoop:
             return
         self._chores_at = time.monotonic()
         parts = self._parts
+        if parts.mirror is not None and isinstance(parts.mirror.failure, (Misconfigured, HeadConflict)):
+            raise parts.mirror.failure
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
         parts.log.release(parts.journal.positions())
         parts.publisher.collect(parts.journal.kept(10, time.time() - self._pace.history))

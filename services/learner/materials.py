@@ -19,8 +19,7 @@ from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
 from liveloop.v1.weights_pb2 import Layout
 from liveloop.weights.directory import DirectoryStore
-from liveloop.weights.manifest import open_head
-from liveloop.weights.records import Records
+from liveloop.weights.head import read_model
 from liveloop.weights.store import WeightStore
 from services.learner.evaluator import Evaluator
 from services.learner.trainer import Recipe, Trainer
@@ -51,16 +50,11 @@ class Materials:
 def load_materials(settings: Settings, device: torch.device) -> Materials:
     """Read the model that `liveloop init` published and the task data beside it. Raises Misconfigured, WeightsRefused."""
     store, key = DirectoryStore(settings.data / "weights"), keys.signing_key(settings)
-    blob = store.head()
-    if blob is None:
-        raise Misconfigured(f"there is no model in {settings.data}; `liveloop init --data {settings.data}` makes one")
-    head = open_head(blob, key.public_key())
-    records = Records(store, key.public_key())
-    bundle = records.bundle(records.chain(head)[-1])
-    task = Classification(bundle)
+    model = read_model(store, key.public_key())
+    task = Classification(model.bundle)
     train, digest = _rows(settings.data / "task" / "train.jsonl", task.labels)
     validation, _ = _rows(settings.data / "task" / "validation.jsonl", task.labels)
-    return Materials(store, key, head.epoch, task, bundle.layout, train, validation, _recipe(settings, device, digest))
+    return Materials(store, key, model.epoch, task, model.bundle.layout, train, validation, _recipe(settings, device, digest))
 
 
 def choose_device(settings: Settings) -> torch.device:

@@ -61,7 +61,8 @@ class MicroBatches:
 
     def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
         """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""
-        low, high = self._db.execute(f"SELECT min(id), max(id) FROM feedback WHERE {_REPLAYABLE}").fetchone()  # noqa: S608  no input in it
+        query = f"SELECT min(id), max(id) FROM feedback WHERE {_REPLAYABLE}"  # noqa: S608  no input in it
+        low, high = self._db.execute(query).fetchone()
         if low is None:
             return ()
         found: dict[int, None] = {}
@@ -73,7 +74,8 @@ class MicroBatches:
 
     def _example(self, feedback: int) -> FeedbackExample:
         row = self._db.execute(
-            "SELECT text, predictions.label, signal, rating, feedback.label FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?",
+            "SELECT text, predictions.label, signal, rating, feedback.label"
+            " FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?",
             (feedback,),
         ).fetchone()
         if row is None:

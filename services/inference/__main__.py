@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -51,6 +52,8 @@ def main() -> int:
         prog="python -P -m services.inference",
         description="The inference service. Its settings are LIVELOOP_* in the environment and liveloop.toml.",
     ).parse_args()
+    sys.setswitchinterval(0.001)  # a flip or the model's Python keeps an answer waiting for this long, not for the default 5 ms
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a port in use is told by us, in one sentence
     try:
         settings = load_settings()
         set_up_logs(settings.log_format)

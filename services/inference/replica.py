@@ -13,8 +13,8 @@ import torch
 from liveloop.tasks import Task
 from liveloop.v1.weights_pb2 import Layout
 
-_SCATTER = 1 << 15
-"""Positions written at a time: well under a millisecond, then other threads may have the interpreter."""
+_SCATTER = 1 << 13
+"""Positions written at a time: a fraction of a millisecond, then other threads may have the interpreter."""
 _COPY = 1 << 20
 """Elements widened at a time where everything changed."""
 

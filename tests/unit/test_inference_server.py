@@ -118,16 +118,15 @@ class Service:
         return Feedback(**{**values, **fields})
 
     def events(self, kind: str) -> list[Event]:
-        """What is in the log, of one kind; waits for the writer first."""
-        if isinstance(self.intake, Intake):
-            last = Event(pod_report=events_pb2.PodReport(pod=uuid.uuid4().hex))
-            assert self.intake.offer(last)
-            while last not in (
-                found := [event for record in self.log.read({}, limit=10_000, timeout=5).records for event in record.events]
-            ):
-                pass
-            return [event for event in found if event.WhichOneof("event") == kind]
-        return []
+        """What is in the log, of one kind, once everything offered so far is written."""
+        assert isinstance(self.intake, Intake)
+        last = Event(pod_report=events_pb2.PodReport(pod=uuid.uuid4().hex))
+        assert self.intake.offer(last)
+        wait_for(lambda: last in self._logged())
+        return [event for event in self._logged() if event.WhichOneof("event") == kind]
+
+    def _logged(self) -> list[Event]:
+        return [event for record in self.log.read({}, limit=10_000, timeout=0).records for event in record.events]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,149 @@
+"""The updater: new weights are served, refused ones are not, and the log hears of every flip."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from liveloop.errors import BadSignature, LiveloopError, Unavailable
+from liveloop.events.sqlite import Verdict
+from liveloop.v1.events_pb2 import Event
+from liveloop.v1.weights_pb2 import Head
+from liveloop.weights.subscriber import Update
+from services.inference.updater import Keeper, Updater
+
+
+class Subscriber:
+    """Hands out what a test puts in."""
+
+    def __init__(self) -> None:
+        self.head = Head(epoch=1, revision=1)
+        self.coming: queue.Queue[Update | Exception] = queue.Queue()
+        self.kept = 0
+        self.keeping: Exception | None = None
+
+    def next(self, timeout: float) -> Update | None:
+        try:
+            found = self.coming.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(found, Exception):
+            raise found
+        self.head = Head(epoch=found.epoch, revision=found.revision)
+        return found
+
+    def keep_local(self) -> None:
+        self.kept += 1
+        if self.keeping:
+            raise self.keeping
+
+
+class Replica:
+    version = 1
+
+    def flip(self, version: int, positions: np.ndarray | None) -> None:
+        assert positions is not None
+        self.version = version
+
+
+class Intake:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def offer(self, event: Event) -> bool:
+        self.events.append(event)
+        return True
+
+    def accept(self, event: Event) -> Future[Verdict]:
+        raise NotImplementedError(event)
+
+
+class Pod:
+    def __init__(self) -> None:
+        self.subscriber, self.replica, self.intake = Subscriber(), Replica(), Intake()
+        self.now = 1000.0
+        self.updater = Updater(self.subscriber, self.replica, self.intake, pod="pod-a", clock=lambda: self.now)  # type: ignore[arg-type]
+
+    def update(self, version: int, included: list[float] | None = None) -> None:
+        positions = np.array([0], np.int64)
+        self.subscriber.coming.put(Update(version, 990.0 + version, positions, included or [], blessed=1, epoch=1, revision=version))
+
+    def reports(self) -> list[tuple[int, int, float, float]]:
+        found = [event.pod_report for event in self.intake.events]
+        assert {report.pod for report in found} <= {"pod-a"}
+        return [(one.version, one.revision, one.flipped_at.ToMicroseconds() / 1e6, one.reported_at.ToMicroseconds() / 1e6) for one in found]
+
+
+@contextmanager
+def running() -> Iterator[Pod]:
+    pod = Pod()
+    pod.updater.start()
+    try:
+        yield pod
+    finally:
+        pod.updater.stop()
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"liveloop_{name}", labels) or 0.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(3000):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not happen in 30 s")
+
+
+def test_what_is_served_is_reported_at_the_start_at_every_flip_and_every_ten_seconds():
+    with running() as pod:
+        wait_for(lambda: pod.reports() == [(1, 1, 1000.0, 1000.0)])
+        pod.now = 1001.0
+        pod.update(2)
+        wait_for(lambda: pod.reports()[1:] == [(2, 2, 1001.0, 1001.0)])
+        pod.now = 1011.0
+        wait_for(lambda: pod.reports()[2:] == [(2, 2, 1001.0, 1011.0)])
+    assert value("model_version") == 2
+    assert value("model_version_timestamp_seconds") == 992.0
+
+
+def test_each_feedback_that_an_update_includes_is_observed_once():
+    name = "feedback_to_served_seconds"
+    count, seconds = value(f"{name}_count"), value(f"{name}_sum")
+    with running() as pod:
+        pod.update(5, [999.5, 998.0])
+        pod.update(6)
+        wait_for(lambda: pod.replica.version == 6)
+    assert value(f"{name}_count") == count + 2
+    assert value(f"{name}_sum") == pytest.approx(seconds + 2.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "result"), [(BadSignature("not signed"), "refused"), (Unavailable("gone"), "unavailable"), (OSError("disk"), "failed")]
+)
+def test_weights_that_cannot_be_taken_are_counted_and_the_next_ones_are_served(error: Exception, result: str):
+    before = value("weight_updates_total", result=result)
+    with running() as pod:
+        pod.subscriber.coming.put(error)
+        wait_for(lambda: value("weight_updates_total", result=result) == before + 1)
+        assert pod.replica.version == 1
+        pod.update(3)
+        wait_for(lambda: pod.replica.version == 3)
+
+
+def test_the_last_good_copy_is_tried_again_after_a_failure():
+    subscriber = Subscriber()
+    subscriber.keeping = LiveloopError("no space left")
+    keeper = Keeper(subscriber, every=0.01)  # type: ignore[arg-type]
+    keeper.start()
+    wait_for(lambda: subscriber.kept > 2)
+    keeper.stop()

@@ -77,7 +77,7 @@ class Service:
             self.intake.close(5)
 
     async def _start(self) -> int:
-        self._batcher = Batcher(self._compute, limit=self.queue_limit, batch_tokens=4096, observe=lambda size: None)  # noqa: ARG005
+        self._batcher = Batcher(self._compute, limit=self.queue_limit, batch_tokens=4096, observe=lambda size: None)
         self._batcher.start()
         servicer = InferenceServicer(
             self.task,

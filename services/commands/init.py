@@ -69,8 +69,7 @@ def prepare_demo(settings: Settings, console: Console) -> None:
     """Initialise the data folder with the demo's model, warm-started on tweets; both are fetched where they are not there yet.
 
     Raises:
-        Misconfigured: the folder is initialised already, or cannot be written.
-        Unavailable: the download failed.
+        Misconfigured: the folder is initialised already or cannot be written, or the download failed.
     """
     from services.commands import demo_model
 

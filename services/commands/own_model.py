@@ -43,7 +43,7 @@ class Request:
 
 
 def prepare(settings: Settings, request: Request, console: Console) -> None:
-    """Initialise the data folder as requested. Raises Misconfigured or Unavailable with one sentence."""
+    """Initialise the data folder as requested. Raises Misconfigured with one sentence."""
     check_empty(settings)
     torch.set_num_threads(settings.learner_threads or os.cpu_count() or 1)
     data = _read_data(request)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from liveloop.errors import Misconfigured, Unavailable
+from liveloop.errors import Misconfigured
 from services.commands import assets
 from services.commands.assets import demo_assets
 from services.commands.raters import RatedText, Study, read_study, thumb
@@ -89,7 +89,7 @@ def test_every_rater_is_drawn_about_as_often():
 def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(Unavailable, match="could not be downloaded with pip") as failure:
+    with pytest.raises(Misconfigured, match="could not be downloaded with pip") as failure:
         demo_assets(tmp_path / "cache", Console(quiet=True))
     assert "\n" not in failure.value.reason
     assert list((tmp_path / "cache").iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,15 @@ def test_labels_must_be_two_or_more_and_each_once(tmp_path: Path, labels: list[s
 def test_more_tokens_than_the_model_reads_are_refused(tmp_path: Path):
     with pytest.raises(Misconfigured, match="not between 8 and 32"):
         load_pretrained(str(save_checkpoint(tmp_path)), Wanted(max_tokens=64))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a model this small a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_training_learns_what_the_labels_say_and_leaves_frozen_values_alone():

@@ -20,11 +20,14 @@ from liveloop.weights.manifest import open_head
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
 from liveloop.weights.store import WeightStore
+from services.learner.examiner import Examiner
+from services.learner.guard import Gate
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal, LeaseLost
 from services.learner.loop import LearnerLoop, Pace, Parts
 from services.learner.materials import Materials, choose_device, load_materials
 from services.learner.micro_batch import MicroBatches
+from services.learner.publication import Publication
 from services.learner.resume import resume
 from services.learner.server import serve
 from services.learner.tensors import TensorCache
@@ -110,7 +113,10 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
         with open_log(settings) as log, Publisher(materials.store, materials.key, epoch=journal.epoch) as publisher:
             joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window)
             batches = MicroBatches(journal.db, materials.train, materials.task.labels)
-            parts = Parts(log, journal, joiner, batches, trainer, evaluator, publisher, tensors, mirror)
+            gate = Gate()
+            publication = Publication(publisher, journal, gate, mirror)
+            examiner = Examiner(evaluator, gate, journal, batches, trainer, publication, materials.recipe)
+            parts = Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors)
             resume(parts, materials.recipe)
             if mirror is not None:
                 mirror.start()

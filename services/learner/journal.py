@@ -88,7 +88,20 @@ class Journal:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction under the lease. Raises LeaseLost, having changed nothing, when another process holds it."""
+        """One durable transaction under the lease.
+
+        Raises:
+            LeaseLost: another process holds it; nothing was changed.
+            Misconfigured: the file cannot be written, as on a full disk. What was computed and not recorded must not be published.
+        """
+        try:
+            with self._immediate():
+                yield self.db
+        except sqlite3.OperationalError as error:
+            raise Misconfigured(f"the journal cannot be written ({error}): free some disk space and start the learner again") from error
+
+    @contextmanager
+    def _immediate(self) -> Iterator[None]:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             renewed = self.db.execute(
@@ -97,9 +110,10 @@ class Journal:
             if renewed.rowcount == 0:
                 raise LeaseLost("another learner holds the lease on this data folder")
             self._renewed = self._clock()
-            yield self.db
+            yield
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # a full disk rolls back by itself
+                self.db.execute("ROLLBACK")
             raise
         self.db.execute("COMMIT")
 

@@ -9,28 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from liveloop import telemetry
-from liveloop.errors import HeadConflict, Misconfigured, Unavailable, WeightsRefused
+from liveloop.errors import Unavailable, WeightsRefused
 from liveloop.events import EventLog
-from liveloop.weights.mirror import Mirror
-from liveloop.weights.publisher import Publisher, Staged
-from services.learner.evaluator import Evaluation, Evaluator
-from services.learner.guard import Decision, Gate, Guard
+from services.learner.examiner import Examiner
+from services.learner.guard import Guard
 from services.learner.joiner import Joiner
-from services.learner.journal import Journal, LeaseLost, Row
+from services.learner.journal import Journal
 from services.learner.micro_batch import MicroBatches
+from services.learner.publication import Publication
 from services.learner.tensors import TensorCache
-from services.learner.trainer import Recipe, Trainer
+from services.learner.trainer import Recipe, StepReport, Trainer
 
 SETTLES = 3
 """Settle rows after the last step: they bring a lone thumb from 10 % to 89 % of its step (EMA decay 0.9)."""
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
-_EVALUATION_SHARE = 0.25
-"""Of the learner's time, while feedback waits."""
 _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
 """A restart redoes at most this much."""
-_HELD_OUT_ROWS = 500
-"""Newest held-out feedbacks in a full evaluation: a standard error of 2 points."""
+_BLESSED_KEPT = 10
+"""Blessed versions that stay in the stores."""
 _IDLE, _CHORES = 0.05, 10.0
 """Seconds to wait for events when nothing is to do, and between rounds of housekeeping."""
 
@@ -55,16 +52,14 @@ class Parts:
     joiner: Joiner
     batches: MicroBatches
     trainer: Trainer
-    evaluator: Evaluator
-    publisher: Publisher
+    publication: Publication
+    examiner: Examiner
     tensors: TensorCache
-    mirror: Mirror | None
     guard: Guard = field(default_factory=Guard)
-    gate: Gate = field(default_factory=Gate)
 
 
 class LearnerLoop:
-    """Owns the order in which things happen. `run` returns after `stop`, or raises LeaseLost."""
+    """Owns the order in which things happen. `run` returns after `stop`."""
 
     def __init__(self, parts: Parts, recipe: Recipe, pace: Pace) -> None:
         self._parts = parts
@@ -75,8 +70,6 @@ class LearnerLoop:
         self._settles = 0
         self._refused: list[tuple[int, ...]] = []
         self._last_start = 0.0
-        self._evaluated = 0  # the newest version that was fully evaluated
-        self._credit = 0.0  # seconds the evaluation may take while feedback waits
         self._saved_row, self._saved_at = 0, time.monotonic()
         self._chores_at = 0.0
 
@@ -90,14 +83,12 @@ class LearnerLoop:
         Raises:
             LeaseLost: another process took over.
             HeadConflict: a store knows a newer epoch than this learner's.
-            Misconfigured: the store to mirror to holds another model.
+            Misconfigured: the store to mirror to holds another model, or the journal cannot be written.
         """
-        self._publish_if_behind()
+        self._parts.publication.catch_up(self._parts.trainer.bits)
         while not self._stopping.is_set():
             try:
                 self._turn()
-            except LeaseLost:
-                raise
             except Unavailable as error:
                 _log.warning("waiting for what cannot be reached", reason=error.reason)
                 self._stopping.wait(1.0)
@@ -108,64 +99,58 @@ class LearnerLoop:
         self._save(wait=True)
 
     def _turn(self) -> None:
-        self._parts.journal.renew()
+        parts = self._parts
+        parts.journal.renew()
         self._read()
         due = time.monotonic() - self._last_start >= self._pace.step_interval
-        waiting = self._parts.batches.waiting()
+        waiting = parts.batches.waiting()
         telemetry.gauge("learner_lag_events").set(waiting)
         if due and waiting:
-            self._timed_step()
+            self._step()
         elif due and self._settles:
             self._settle()
-        elif not waiting or self._credit > 0.0:
-            self._evaluate()
+        elif parts.examiner.has_work and (not waiting or parts.examiner.has_credit):
+            parts.examiner.turn()
         self._chores()
 
     def _read(self) -> None:
         parts = self._parts
-        busy = self._settles or parts.batches.waiting() or parts.evaluator.running or self._unevaluated
+        busy = self._settles or parts.examiner.has_work or parts.batches.waiting()
         page = parts.log.read(parts.journal.positions(), limit=1000, timeout=0.0 if busy else _IDLE)
         if page.records:
             parts.journal.ingest(page, parts.joiner)
 
     # Rows
 
-    def _timed_step(self) -> None:
-        started = time.monotonic()
-        self._last_start = started
-        self._step()
-        self._credit = min(1.0, self._credit + (time.monotonic() - started) * _EVALUATION_SHARE / (1 - _EVALUATION_SHARE))
-
     def _step(self) -> None:
         parts, recipe = self._parts, self._recipe
+        self._last_start = time.monotonic()
         batch = parts.batches.choose(nominal=recipe.micro_batch, limit=self._pace.micro_batch_limit, rng=self._rng)
         report = parts.trainer.compute(batch, recipe, parts.journal.next_row())
-        refusal = parts.guard.refusal(report)
-        if refusal:
+        if refusal := parts.guard.refusal(report):
             self._refuse(batch.new, refusal)
             return
         parts.trainer.apply(report, recipe)
         try:
-            staged = parts.publisher.stage(parts.trainer.bits)
+            staged = parts.publication.stage(parts.trainer.bits)
         except WeightsRefused as error:
             parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
             self._reset(error.reason)
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
-        self._publish(parts.journal.train(batch, recipe, staged.digest, losses=losses), staged)
+        row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
+        parts.publication.publish(row, staged)
         self._settles, self._refused = SETTLES, []
-        telemetry.counter("learner_steps_total").inc()
-        telemetry.gauge("learner_last_step_timestamp_seconds").set(time.time())
-        telemetry.gauge("learner_loss").labels("task").set(report.task_loss)
-        telemetry.gauge("learner_loss").labels("feedback").set(report.feedback_loss)
+        parts.examiner.earn(time.monotonic() - self._last_start)
+        _observe(report)
 
     def _settle(self) -> None:
         self._last_start = time.monotonic()
         self._settles -= 1
         parts = self._parts
         parts.trainer.settle()
-        staged = parts.publisher.stage(parts.trainer.bits)
-        self._publish(parts.journal.change("settle", self._recipe, {}, staged.digest), staged)
+        staged = parts.publication.stage(parts.trainer.bits)
+        parts.publication.publish(parts.journal.change("settle", self._recipe, {}, staged.digest), staged)
 
     def _refuse(self, feedback: Sequence[int], why: str) -> None:
         """Nothing was changed, so nothing is undone; after three in a row the weights themselves are suspected."""
@@ -181,92 +166,14 @@ class LearnerLoop:
 
     def _reset(self, why: str) -> None:
         """Serve the blessed version's bytes again, as a new version."""
-        parts = self._parts
-        blessed = parts.publisher.head.blessed
+        parts, blessed = self._parts, self._parts.publication.blessed
         _log.warning("back to the blessed version", version=blessed, reason=why)
         telemetry.counter("guard_decisions_total").labels("reset").inc()
-        parts.trainer.reset(parts.publisher.load(blessed, parts.journal.manifest(blessed)))
-        staged = parts.publisher.stage(parts.trainer.bits)
-        self._publish(parts.journal.reset(blessed, self._recipe, staged.digest, why), staged)
+        parts.trainer.reset(parts.publication.load(blessed))
+        staged = parts.publication.stage(parts.trainer.bits)
+        parts.publication.publish(parts.journal.reset(blessed, self._recipe, staged.digest, why), staged)
         self._settles, self._refused = 0, []
         self._save(wait=False)
-
-    # Publishing
-
-    def _publish(self, row: Row, staged: Staged) -> None:
-        if self._parts.gate.held:
-            return
-        assert row.version is not None
-        parts = self._parts
-        included = parts.journal.included(parts.publisher.head.current, row.version)
-        done = parts.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
-        if parts.mirror is not None:
-            parts.mirror.notify()
-        parts.journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
-        telemetry.counter("versions_published_total").labels(row.kind).inc()
-        telemetry.histogram("patch_bytes").observe(done.patch_bytes)
-        telemetry.gauge("model_version").set(done.version)
-        telemetry.gauge("model_version_timestamp_seconds").set(row.created_at)
-
-    def _publish_if_behind(self) -> None:
-        """Finish the publish that a crash, a full disk or the gate left undone."""
-        row = self._parts.journal.last()
-        if row is not None and row.version is not None and row.version > self._parts.publisher.head.current:
-            self._publish(row, self._parts.publisher.stage(self._parts.trainer.bits))
-
-    # Evaluation
-
-    @property
-    def _unevaluated(self) -> bool:
-        return self._newest_version() != self._evaluated
-
-    def _newest_version(self) -> int:
-        row = self._parts.journal.last()
-        return row.version if row is not None and row.version is not None else 0
-
-    def _evaluate(self) -> None:
-        """One slice. After a start the blessed version comes first: it is what later ones are compared with."""
-        started = time.monotonic()
-        parts = self._parts
-        if not parts.evaluator.running:
-            if parts.gate.blessed is None:
-                blessed = parts.publisher.head.blessed
-                bits = parts.publisher.load(blessed, parts.journal.manifest(blessed))
-                parts.evaluator.begin(blessed, bits, parts.batches.held_out(_HELD_OUT_ROWS))
-            elif self._unevaluated:
-                parts.evaluator.begin(self._newest_version(), parts.trainer.bits, parts.batches.held_out(_HELD_OUT_ROWS))
-            else:
-                return
-        done = parts.evaluator.slice()
-        if done is not None:
-            self._decide(done)
-        self._credit -= time.monotonic() - started
-
-    def _decide(self, evaluation: Evaluation) -> None:
-        parts = self._parts
-        self._evaluated = evaluation.version
-        for split in ("task", "feedback"):
-            accuracy = evaluation.accuracy(split)
-            if accuracy is not None:
-                telemetry.gauge("evaluation_score").labels("accuracy", split).set(accuracy)
-        drop = parts.gate.drop(evaluation.right)
-        was_held = parts.gate.held
-        decision = parts.gate.judge(evaluation.right)
-        blesses = decision is Decision.BLESS and bool(evaluation.right) and parts.publisher.head.blessed <= evaluation.version
-        parts.journal.evaluated(evaluation.version, accuracy=evaluation.accuracy("task"), blessed=blesses)
-        telemetry.counter("guard_decisions_total").labels(decision.value).inc()
-        if blesses and evaluation.version != parts.publisher.head.blessed:
-            parts.publisher.bless(evaluation.version)
-            if parts.mirror is not None:
-                parts.mirror.notify()
-        if parts.gate.held != was_held:
-            _log.warning(
-                "publishing stops" if parts.gate.held else "publishing goes on",
-                version=evaluation.version,
-                points_lost=round(100 * drop, 1),
-            )
-            parts.journal.note(decision.value, self._recipe, version=evaluation.version, drop=drop)
-            self._publish_if_behind()
 
     # Housekeeping
 
@@ -278,15 +185,21 @@ class LearnerLoop:
             return
         self._chores_at = time.monotonic()
         parts = self._parts
-        if parts.mirror is not None and isinstance(parts.mirror.failure, (Misconfigured, HeadConflict)):
-            raise parts.mirror.failure
+        parts.publication.check()
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
         parts.log.release(parts.journal.positions())
-        parts.publisher.collect(parts.journal.kept(10, time.time() - self._pace.history))
-        self._publish_if_behind()
+        parts.publication.publisher.collect(parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history))
+        parts.publication.catch_up(parts.trainer.bits)
 
     def _save(self, *, wait: bool) -> None:
         row = self._parts.journal.last()
         if row is not None:
             self._parts.tensors.save(row.row, self._parts.trainer.tensors(), wait=wait)
         self._saved_row, self._saved_at = self._parts.journal.next_row() - 1, time.monotonic()
+
+
+def _observe(report: StepReport) -> None:
+    telemetry.counter("learner_steps_total").inc()
+    telemetry.gauge("learner_last_step_timestamp_seconds").set(time.time())
+    telemetry.gauge("learner_loss").labels("task").set(report.task_loss)
+    telemetry.gauge("learner_loss").labels("feedback").set(report.feedback_loss)

@@ -13,24 +13,18 @@ _log = telemetry.logger(part="resume")
 
 def resume(parts: Parts, recipe: Recipe) -> None:
     """Bring the trainer to where the journal stands; an unequal redo goes on from what is served, in a row that says so."""
-    journal, publisher, trainer = parts.journal, parts.publisher, parts.trainer
+    journal, publisher, trainer = parts.journal, parts.publication.publisher, parts.trainer
     if journal.last() is None:
         trainer.reset(publisher.state.bits)
         journal.change("init", recipe, {}, publisher.state.digest, version=publisher.head.current)
         link = publisher.head.chain[-1]
         journal.published(link.version, parent=0, manifest=link.manifest, patch_bytes=link.patch_bytes)
+        journal.evaluated(link.version, accuracy=None, blessed=link.version == publisher.head.blessed)
         return
-    parts.gate.held = journal.is_held()
+    parts.examiner.gate.held = journal.is_held()
     trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
     try:
-        redo(
-            journal,
-            trainer,
-            parts.batches,
-            lambda version: publisher.load(version, journal.manifest(version)),
-            cached=parts.tensors.newest(),
-            alive=journal.renew,
-        )
+        redo(journal, trainer, parts.batches, parts.publication.load, cached=parts.tensors.newest(), alive=journal.renew)
     except Unequal as error:
         _log.warning("the journal cannot be redone to the bit here; going on from the redone state", reason=error.reason)
         trainer.reset(trainer.bits.copy())

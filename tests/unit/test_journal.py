@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from liveloop.errors import NotFound
+from liveloop.errors import Misconfigured, NotFound
 from liveloop.events import Page, Record
 from liveloop.tasks import LabelledExample
 from liveloop.v1.learner_pb2 import FeedbackState as State
@@ -173,3 +173,14 @@ def test_others_read_what_became_of_a_feedback_and_of_versions(tmp_path: Path):
     assert (newest.version, newest.held, newest.feedback, first.current) == (2, True, 1, True)
     journal.published(2, parent=1, manifest="m2", patch_bytes=9)
     assert [version.current for version in view.versions(10)] == [True, False]
+
+
+def test_a_full_disk_is_one_sentence_and_changes_nothing(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    pages = journal.db.execute("PRAGMA page_count").fetchone()[0]
+    journal.db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Misconfigured, match="free some disk space"):
+        for _ in range(1000):
+            journal.note("refuse", RECIPE, why="x" * 1000)
+    assert journal.db.in_transaction is False

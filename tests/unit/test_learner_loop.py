@@ -19,10 +19,13 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher
 from services.learner.evaluator import Evaluator
+from services.learner.examiner import Examiner
+from services.learner.guard import Gate
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.loop import SETTLES, LearnerLoop, Pace, Parts
 from services.learner.micro_batch import MicroBatches
+from services.learner.publication import Publication
 from services.learner.redo import redo
 from services.learner.resume import resume
 from services.learner.tensors import TensorCache
@@ -52,16 +55,21 @@ class Bench:
         journal = Journal(self.folder / "learner.db", holder="test")
         assert journal.acquire(1)
         validation = {f"task:{index}": row for index, row in enumerate(TASK_ROWS)}
+        self.publisher = Publisher(DirectoryStore(self.folder / "weights"), self.key, epoch=journal.epoch)
+        self.gate = Gate()
+        publication = Publication(self.publisher, journal, self.gate)
+        batches = MicroBatches(journal.db, TASK_ROWS, task.labels)
+        trainer = Trainer(task, self.bundle.layout, CPU)
+        evaluator = Evaluator(task, self.bundle.layout, validation, CPU)
         self.parts = Parts(
             log=self.log,
             journal=journal,
             joiner=Joiner(journal.db, labels=task.labels, window=1e12),
-            batches=MicroBatches(journal.db, TASK_ROWS, task.labels),
-            trainer=Trainer(task, self.bundle.layout, CPU),
-            evaluator=Evaluator(task, self.bundle.layout, validation, CPU),
-            publisher=Publisher(DirectoryStore(self.folder / "weights"), self.key, epoch=journal.epoch),
+            batches=batches,
+            trainer=trainer,
+            publication=publication,
+            examiner=Examiner(evaluator, self.gate, journal, batches, trainer, publication, RECIPE),
             tensors=TensorCache(self.folder / "tensors", history=1e6),
-            mirror=None,
         )
         resume(self.parts, RECIPE)
         self.loop = LearnerLoop(self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12))
@@ -69,7 +77,7 @@ class Bench:
     def crash(self) -> None:
         """Drop everything without saving, as SIGKILL does, and start again."""
         self.parts.tensors.close()
-        self.parts.publisher.close()
+        self.publisher.close()
         self.parts.journal.close()
         self.start()
 
@@ -93,10 +101,10 @@ class Bench:
 
     @property
     def head(self):
-        return self.parts.publisher.head
+        return self.publisher.head
 
     def is_quiet(self) -> bool:
-        return not self.loop._settles and not self.loop._unevaluated and not self.parts.evaluator.running
+        return not self.loop._settles and not self.parts.examiner.has_work
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     found = Bench(tmp_path)
     yield found
     found.parts.tensors.close()
-    found.parts.publisher.close()
+    found.publisher.close()
     found.parts.journal.close()
     found.log.close()
 
@@ -115,7 +123,7 @@ def test_a_lone_thumb_becomes_one_step_and_its_settle_rows(bench: Bench):
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
     kinds = [row.kind for row in bench.parts.journal.since(0)]
     assert kinds == ["init", "train", *["settle"] * SETTLES]
-    assert bench.head.current == len(kinds) and np.array_equal(bench.parts.publisher.state.bits, bench.parts.trainer.bits)
+    assert bench.head.current == len(kinds) and np.array_equal(bench.publisher.state.bits, bench.parts.trainer.bits)
 
 
 def test_nothing_trains_without_feedback(bench: Bench):
@@ -148,12 +156,12 @@ def test_a_crash_is_redone_to_the_bit_and_goes_on(bench: Bench):
 
 def test_a_publish_that_a_crash_prevented_is_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     bench.thumb(THUMB_UP)
-    monkeypatch.setattr(bench.loop, "_publish", lambda row, staged: None)
+    monkeypatch.setattr(bench.parts.publication, "publish", lambda row, staged: None)
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
     assert bench.head.current == 1
     bench.crash()
-    bench.loop._publish_if_behind()
-    assert bench.head.current == 2 and bench.parts.publisher.state.digest == bench.parts.journal.making(2).state_digest
+    bench.parts.publication.catch_up(bench.parts.trainer.bits)
+    assert bench.head.current == 2 and bench.publisher.state.digest == bench.parts.journal.making(2).state_digest
 
 
 def test_any_version_is_reproduced_from_the_journal_alone(bench: Bench):
@@ -161,7 +169,7 @@ def test_any_version_is_reproduced_from_the_journal_alone(bench: Bench):
         bench.thumb(THUMB_UP)
         bench.turn_until(bench.is_quiet)
         bench.turn_until(lambda: not bench.parts.batches.waiting() and len(bench.states()) == bench.sent and bench.is_quiet())
-    journal, publisher = bench.parts.journal, bench.parts.publisher
+    journal, publisher = bench.parts.journal, bench.publisher
     other = Trainer(Classification(bench.bundle), bench.bundle.layout, CPU)
     row = redo(journal, other, bench.parts.batches, lambda version: publisher.load(version, journal.manifest(version)), until=3)
     assert row.version == 3 and np.array_equal(other.bits, publisher.load(3, journal.manifest(3)))
@@ -173,7 +181,7 @@ def test_an_unequal_redo_says_so_and_publishes_a_new_version(bench: Bench):
     version = bench.head.current
     bench.parts.journal.db.execute("UPDATE rows SET state_digest = ? WHERE kind = 'train'", (bytes(32),))
     bench.crash()
-    bench.loop._publish_if_behind()
+    bench.parts.publication.catch_up(bench.parts.trainer.bits)
     assert bench.parts.journal.last().kind == "rebase" and bench.head.current == version + 1
     bench.crash()
     assert bench.parts.journal.last().kind == "rebase"
@@ -188,7 +196,7 @@ def test_three_refusals_bring_back_the_blessed_weights_and_the_feedback(bench: B
             bench.thumb(THUMB_UP)
             bench.turn_until(lambda: len(bench.states()) == expected and State.FEEDBACK_STATE_PENDING not in bench.states())  # noqa: B023
             bench.turn_until(lambda: len(bench.loop._refused) == expected % 3)  # noqa: B023
-    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.parts.publisher.state.bits, blessed)
+    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.publisher.state.bits, blessed)
     assert bench.states() == [State.FEEDBACK_STATE_JOINED] * 3
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] * 3)
 
@@ -199,17 +207,17 @@ def test_weights_that_are_not_finite_are_never_published(bench: Bench):
     bench.parts.trainer._ema[0] = float("nan")
     bench.thumb(THUMB_UP)
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_QUARANTINED])
-    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.parts.publisher.state.bits, blessed)
+    assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.publisher.state.bits, blessed)
 
 
 def test_held_publishing_trains_on_and_publishes_the_newest_when_it_resumes(bench: Bench):
     bench.turn_until(bench.is_quiet)
-    bench.parts.gate.held = True
+    bench.gate.held = True
     bench.thumb(THUMB_UP)
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and not bench.loop._settles)
     assert bench.head.current == 1 and bench.parts.journal.last().version > 1
     bench.turn_until(bench.is_quiet)  # no worse than the blessed version: the evaluation lets it go
-    assert not bench.parts.gate.held and bench.head.current == bench.parts.journal.last().version
+    assert not bench.gate.held and bench.head.current == bench.parts.journal.last().version
 
 
 def test_the_evaluation_after_a_start_begins_with_the_blessed_version(bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -217,7 +225,7 @@ def test_the_evaluation_after_a_start_begins_with_the_blessed_version(bench: Ben
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
     bench.crash()
     begun = []
-    monkeypatch.setattr(bench.parts.evaluator, "begin", lambda version, bits, held_out: begun.append(version))
-    monkeypatch.setattr(bench.parts.evaluator, "slice", lambda: None)
+    monkeypatch.setattr(bench.parts.examiner.evaluator, "begin", lambda version, bits, held_out: begun.append(version))
+    monkeypatch.setattr(bench.parts.examiner.evaluator, "slice", lambda: None)
     bench.turn_until(lambda: begun)
     assert begun[0] == bench.head.blessed

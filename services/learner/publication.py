@@ -1,0 +1,71 @@
+"""From a journal row to a version that pods can fetch, as long as the gate is open. Knows the publisher, the mirror and the journal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from liveloop import telemetry
+from liveloop.errors import HeadConflict, Misconfigured
+from liveloop.weights.mirror import Mirror
+from liveloop.weights.publisher import Publisher, Staged
+from services.learner.guard import Gate
+from services.learner.journal import Journal, Row
+
+
+class Publication:
+    """The learner's only way out. What the journal does not have yet is never published."""
+
+    def __init__(self, publisher: Publisher, journal: Journal, gate: Gate, mirror: Mirror | None = None) -> None:
+        self.publisher = publisher
+        self._journal = journal
+        self._gate = gate
+        self._mirror = mirror
+
+    @property
+    def blessed(self) -> int:
+        """The newest version that passed the full evaluation."""
+        return self.publisher.head.blessed
+
+    def stage(self, bits: np.ndarray) -> Staged:
+        """What would change if `bits` were published. Raises WeightsRefused when one of them is not finite."""
+        return self.publisher.stage(bits)
+
+    def publish(self, row: Row, staged: Staged) -> None:
+        """Publish the version that `row` made, unless the gate is closed. Raises Unavailable, HeadConflict."""
+        if self._gate.held:
+            return
+        assert row.version is not None
+        included = self._journal.included(self.publisher.head.current, row.version)
+        done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
+        self._notify()
+        self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
+        telemetry.counter("versions_published_total").labels(row.kind).inc()
+        telemetry.histogram("patch_bytes").observe(done.patch_bytes)
+        telemetry.gauge("model_version").set(done.version)
+        telemetry.gauge("model_version_timestamp_seconds").set(row.created_at)
+
+    def catch_up(self, bits: np.ndarray) -> None:
+        """Finish the publish that a crash, a full disk or the gate left undone; `bits` is the state the journal ends in."""
+        row = self._journal.last()
+        if row is not None and row.version is not None and row.version > self.publisher.head.current:
+            self.publish(row, self.stage(bits))
+
+    def bless(self, version: int) -> None:
+        """Say in the head that `version` passed the full evaluation."""
+        if version > self.blessed:
+            self.publisher.bless(version)
+            self._notify()
+
+    def load(self, version: int) -> np.ndarray:
+        """The bits of a published version that is still kept. Raises NotFound, WeightsRefused, Unavailable."""
+        return self.publisher.load(version, self._journal.manifest(version))
+
+    def check(self) -> None:
+        """Raise what the mirror cannot mend by trying again: Misconfigured, HeadConflict."""
+        failure = self._mirror.failure if self._mirror is not None else None
+        if isinstance(failure, (Misconfigured, HeadConflict)):
+            raise failure
+
+    def _notify(self) -> None:
+        if self._mirror is not None:
+            self._mirror.notify()

@@ -70,7 +70,8 @@ class Record:
 
     def curves(self, window: int) -> tuple[list[float], list[float]]:
         """Share of right answers among the last `window`, after each answer: of the loop, and of version 1."""
-        return _rolling([shown.right for shown in self.shown], window), _rolling([shown.frozen_right for shown in self.shown], window)
+        shown = list(self.shown)  # a view in another thread sees both curves at the same length
+        return _rolling([one.right for one in shown], window), _rolling([one.frozen_right for one in shown], window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class _Demo:
         self._console.print("Starting inference, learner and gateway …")
         with Loop(self._settings), Client(self._settings.inference_listen, learner=self._settings.learner_listen, timeout=60.0) as client:
             self._client = client
-            stream = self._rng.sample(self._study.reviews_stream, min(len(self._study.reviews_stream), self._target * 5 // 4 + 50))
+            stream = self._rng.sample(self._study.reviews_stream, min(len(self._study.reviews_stream), self._target * 11 // 10 + 20))
             with self._console.status("Asking version 1 about held-out reviews and tweets, and about the reviews to come …"):
                 before = self._evaluate()
                 frozen = self._answers(stream)
@@ -127,7 +127,7 @@ class _Demo:
     def _learn(self, stream: Sequence[RatedText], frozen: Sequence[str]) -> None:
         """Show one review after another to a rater; keep in step with the learner."""
         ends = time.monotonic() + self._seconds
-        with Live(live_view(self._record, self._target), console=self._console, refresh_per_second=4) as view:
+        with Live(get_renderable=lambda: live_view(self._record, self._target), console=self._console, refresh_per_second=2):
             for item, frozen_label in zip(stream, frozen, strict=True):
                 if self._record.given >= self._target or time.monotonic() > ends:
                     break
@@ -137,8 +137,8 @@ class _Demo:
                 while len(self._record.waiting) > _WAITING and time.monotonic() < ends:
                     self._ask(item, store=False)
                     self._follow()
-                view.update(live_view(self._record, self._target))
                 time.sleep(max(0.0, began + _PAUSE - time.monotonic()))
+        self._console.print()
 
     def _turn(self, item: RatedText, frozen_label: str) -> None:
         """One answer, and what one rater says to it."""
@@ -168,7 +168,7 @@ class _Demo:
             if not waiting.ended:
                 return
 
-    def _settle(self, timeout: float = 30.0) -> None:
+    def _settle(self, timeout: float = 60.0) -> None:
         """Wait until every thumb is accounted for and the served version has stayed the same for three seconds."""
         deadline = time.monotonic() + timeout
         since = time.monotonic()

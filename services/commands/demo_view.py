@@ -14,27 +14,33 @@ from services.commands.demo_record import Estimate, Record, percentile
 WINDOW = 200
 """Answers over which the curves are averaged: their standard error is about 3 points."""
 
-_WIDTH, _HEIGHT = 72, 10
-_SHORT = 40  # answers before which an average says nothing
+SHORT = 40
+"""Answers before which an average says nothing."""
+
+_WIDTH, _HEIGHT = 66, 10  # with its scale and frame it fits a terminal of 80 columns
 
 
 def live_view(record: Record, target: int) -> RenderableType:
     """What is shown while the thumbs come."""
-    loop, frozen = (curve[_SHORT:] for curve in record.curves(WINDOW))
+    loop, frozen = (curve[SHORT:] for curve in record.curves(WINDOW))
     freshness = percentile(record.freshness(), 0.5)
-    figures = Table.grid(padding=(0, 3))
-    figures.add_row(
-        f"version [bold]{record.version}[/bold]",
-        f"thumbs given [bold]{record.given}[/bold] of {target}",
-        f"acknowledged [bold]{len(record.thumbs)}[/bold]",
-        f"trained [bold]{record.trained}[/bold]",
-        f"freshness p50 [bold]{'-' if freshness is None else f'{freshness:.1f} s'}[/bold]",
+    figures = Text.assemble(
+        "version ",
+        (f"{record.version}", "bold"),
+        " · thumbs: ",
+        (f"{record.given}", "bold"),
+        f" of {target} given, ",
+        (f"{len(record.thumbs)}", "bold"),
+        " acknowledged, ",
+        (f"{record.trained}", "bold"),
+        " trained · served after ",
+        (f"{freshness:.1f} s" if freshness is not None else "-", "bold"),
     )
     legend = Text.assemble(
-        ("● the loop ", "green"), (_percent(loop), "bold green"), ("   · version 1, frozen ", "yellow"), (_percent(frozen), "bold yellow")
+        ("● the loop ", "green"), (_percent(loop), "bold green"), ("     · version 1, frozen ", "yellow"), (_percent(frozen), "bold yellow")
     )
     title = f"Right answers on movie reviews, of the last {WINDOW}"
-    return Panel(Group(_chart(loop, frozen), legend, figures), title=title, width=_WIDTH + 12)
+    return Panel(Group(_chart(loop, frozen), legend, figures), title=title, width=80)
 
 
 def _chart(loop: Sequence[float], frozen: Sequence[float]) -> Text:
@@ -66,9 +72,9 @@ def _percent(curve: Sequence[float]) -> str:
 
 def result_table(rows: Sequence[tuple[str, Estimate, Estimate, Estimate]]) -> Table:
     """What is printed at the end: for each domain the accuracy before and after, and the gain on the same texts."""
-    table = Table("right answers on held-out texts", "before", "after", "gain, 95 % interval")
+    table = Table("held-out texts", "right before", "right after", "gain in points (95 %)")
     for name, before, after, gained in rows:
-        interval = f"{100 * gained.value:+.1f} points, {100 * gained.low:+.1f} to {100 * gained.high:+.1f}"
+        interval = f"{100 * gained.value:+.1f} ({100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
         table.add_row(name, _share(before), _share(after), interval)
     return table
 

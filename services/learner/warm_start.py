@@ -25,7 +25,7 @@ class Plan:
 
     epochs: int = 4
     learning_rate: float = 1e-4  # the highest; it falls to 0 in a straight line
-    seconds: float = float("inf")  # time after which training ends whatever epoch it is in
+    seconds: float = float("inf")  # time after which training ends in whatever epoch it is
     seed: int = 0
     device: str = "cpu"
 
@@ -70,6 +70,7 @@ def train(
     examples = _examples(task, rows)
     best = _Best(_examples(task, validation), flat)
     clock = _Clock(plan, batches=-(-len(examples) // _BATCH))
+    late = False
     for epoch in range(plan.epochs):
         for batch in _batches(task, examples, random.Random(f"{plan.seed}/{epoch}")):
             optimizer.param_groups[0]["lr"] = plan.learning_rate * (1 - clock.done)
@@ -79,38 +80,34 @@ def train(
             optimizer.step()
             clock.step()
             progress(clock.done, f"epoch {epoch + 1} of {plan.epochs}, {best.words}")
-            if clock.done >= 1:
+            if late := clock.late:
                 break
         best.see(task, model)
         progress(clock.done, f"epoch {epoch + 1} of {plan.epochs}, {best.words}")
-        if clock.done >= 1 or best.stale >= _PATIENCE:
+        if late or best.stale >= _PATIENCE:
             break
-    return Trained(best.flat, complete=not clock.late)
+    return Trained(best.flat, complete=not late)
 
 
 class _Clock:
-    """How far the training is, by steps or by time, whichever is further."""
+    """How far the training is. The learning rate follows the steps alone, so that what is trained does not depend on the machine's speed."""
 
     def __init__(self, plan: Plan, batches: int) -> None:
-        self._plan = plan
         self._steps = 0
         self._total = max(plan.epochs * batches, 1)
-        self._began = time.monotonic()
+        self._ends = time.monotonic() + plan.seconds
 
     def step(self) -> None:
         self._steps += 1
 
     @property
     def done(self) -> float:
-        return 1.0 if self.late else min(max(self._steps / self._total, self._share_of_time()), 1.0)
+        return self._steps / self._total
 
     @property
     def late(self) -> bool:
         """The time ran out before the steps did."""
-        return self._steps < self._total and self._share_of_time() >= 1
-
-    def _share_of_time(self) -> float:
-        return (time.monotonic() - self._began) / self._plan.seconds
+        return self._steps < self._total and time.monotonic() > self._ends
 
 
 class _Best:

@@ -12,10 +12,12 @@ Data = Annotated[Path | None, typer.Option(help="Folder with all state; ./livelo
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
+    from services.commands.demo import demo
     from services.commands.init import init
 
     app.command("up")(_up)
     app.command("init")(init)
+    app.command("demo")(demo)
     bench = typer.Typer(help="Measure a loop from outside.", no_args_is_help=True)
     bench.command("loop")(_bench_loop)
     app.add_typer(bench, name="bench")

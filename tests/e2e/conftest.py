@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -11,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from liveloop.settings import Settings
-from services.commands.init import prepare_demo
+from services.commands.assets import demo_assets
 from services.commands.processes import free_settings
-from tests.e2e.running import STARTED, Running
+from services.commands.raters import read_study
+from tests.e2e.running import LIVELOOP, STARTED, Running
 
 
 class NewLoop(Protocol):
@@ -41,10 +44,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder initialised with the demo model; only ever copied."""
-    data = tmp_path_factory.mktemp("template") / "data"
-    prepare_demo(Settings(data=data), Console(quiet=True))
-    return data
+    """A data folder initialised with the first three layers of the demo's model, trained on its tweets; only ever copied."""
+    folder = tmp_path_factory.mktemp("template")
+    assets = demo_assets(Settings().cache, Console())
+    shutil.copytree(assets.model, folder / "model")
+    config = json.loads((assets.model / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    study = read_study(assets.study)
+    files: list[str | Path] = []
+    for name, texts in (("task", study.tweets_train), ("validation", study.tweets_validation), ("test", study.tweets_test)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text.text, "label": text.label}) + "\n" for text in texts))
+        files += [f"--{name}-data", folder / f"{name}.jsonl"]
+    command = [LIVELOOP, "init", "--data", folder / "data", "--model", folder / "model", "--epochs", "5", "--max-tokens", "64", *files]
+    subprocess.run(command, check=True)
+    return folder / "data"
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TypeVar
 
 from liveloop.client import Client
@@ -14,6 +16,7 @@ from liveloop.v1.learner_pb2 import FeedbackState, GetFeedbackStatusResponse
 from services.commands.processes import Loop
 from services.learner.joiner import is_held_out
 
+LIVELOOP = Path(sys.executable).with_name("liveloop")
 PATIENCE = 60.0  # seconds after which what has not happened counts as never happening: two busy cores can be slow
 
 STARTED: list[Running] = []  # those whose logs belong under a failure
@@ -74,10 +77,10 @@ class Running:
 
     # Asking
 
-    def predict(self, text: str, *, held_out: bool = False, **options: str) -> Prediction:
+    def predict(self, text: str, *, held_out: bool = False, user: str = "") -> Prediction:
         """An answer that can be judged; one whose feedback is kept to check the model with where `held_out`, else never."""
         while True:
-            for prediction in self.client.predict([text] * 16, **options):
+            for prediction in self.client.predict([text] * 8, user=user):
                 if is_held_out(prediction.prediction_id) == held_out:
                     return prediction
 
@@ -125,11 +128,3 @@ class Running:
             return bool(self.client.predict("is anybody there", store=False).version)
         except LiveloopError:
             return False
-
-
-def said_once(output: str) -> str:
-    """The one sentence that a command that ended with exit code 2 wrote; an assertion where it wrote a traceback or more."""
-    assert "Traceback" not in output, output
-    lines = [line for line in output.splitlines() if line.strip()]
-    assert lines, "it ended without a word"
-    return lines[-1]

@@ -90,7 +90,7 @@ def train(
 
 
 class _Clock:
-    """How far the training is. The learning rate follows the steps alone, so that what is trained does not depend on the machine's speed."""
+    """How far the training is. The learning rate follows the steps alone: what is trained does not depend on the machine's speed."""
 
     def __init__(self, plan: Plan, batches: int) -> None:
         self._steps = 0

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from google.protobuf.message import DecodeError
 
 from liveloop.errors import BadSignature, BlobCorrupt
+from liveloop.times import unix_seconds
 from liveloop.v1.weights_pb2 import Head, Manifest, Signed
 
 HeadKey = tuple[int, int]
@@ -70,7 +71,7 @@ def head_key(head: Head) -> HeadKey:
 
 def accepted_times(manifests: Sequence[Manifest]) -> list[float]:
     """When the feedback that these versions newly include was accepted, Unix seconds."""
-    return [item.accepted_at.ToNanoseconds() / 1e9 for manifest in manifests for item in manifest.included]
+    return [unix_seconds(item.accepted_at) for manifest in manifests for item in manifest.included]
 
 
 def _signed_bytes(purpose: str, payload: bytes) -> bytes:

@@ -15,10 +15,10 @@ from typing import Self
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from liveloop.errors import BlobMissing, LiveloopError, Misconfigured, WeightsRefused
 from liveloop.telemetry import logger
+from liveloop.times import timestamp
 from liveloop.v1.weights_pb2 import ChainLink, Head, IncludedFeedback, Layout, Manifest, ModelBundle
 from liveloop.weights.head import HeadRecord, read_model, sign_head
 from liveloop.weights.keyframes import Keyframe, keyframe_bytes
@@ -133,8 +133,8 @@ class Publisher:
             manifest.version, manifest.step, manifest.state_digest = version, step, staged.digest
             manifest.patch_blobs.extend(parts)
             manifest.patch_bytes = staged.patch_bytes
-            manifest.included.extend(IncludedFeedback(accepted_at=_timestamp(seconds)) for seconds in included)
-            manifest.created_at.CopyFrom(_timestamp(created_at))
+            manifest.included.extend(IncludedFeedback(accepted_at=timestamp(seconds)) for seconds in included)
+            manifest.created_at.CopyFrom(timestamp(created_at))
             link, blob = self._signed(manifest)
             self._store.put({**parts, link.manifest: blob})
             self._record.move([*chain, link])
@@ -244,9 +244,3 @@ class Publisher:
         else:
             with self._lock:
                 self._writing, self._written = None, keyframe
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from liveloop.errors import BlobCorrupt, BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
 from liveloop.telemetry import histogram
+from liveloop.times import unix_seconds
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
@@ -169,7 +170,7 @@ class Subscriber:
             return None
         return Update(
             version=head.current,
-            created_at=line[-1].created_at.ToMicroseconds() / 1e6,
+            created_at=unix_seconds(line[-1].created_at),
             positions=positions,
             included=accepted_times(route.newer),
             blessed=head.blessed,

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from liveloop.errors import FeedbackConflict, LiveloopError, Overloaded, TokenExpired, TokenForged, Unavailable
 from liveloop.events.sqlite import Verdict
 from liveloop.telemetry import counter
+from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
 from services.inference.requests import check_feedback, signal_of
 from services.inference.tokens import Tokens
@@ -78,10 +77,3 @@ class Desk:
         event.feedback.ClearField("user")
         stored = asyncio.wrap_future(self._intake.accept(events_pb2.Event(feedback=event)))
         return await asyncio.shield(stored)  # a caller who goes away takes nothing back
-
-
-def timestamp(seconds: float) -> Timestamp:
-    """Unix seconds, to the microsecond, as protobuf has them."""
-    stamp = Timestamp()
-    stamp.FromMicroseconds(round(seconds * 1e6))
-    return stamp

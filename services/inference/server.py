@@ -18,10 +18,11 @@ from liveloop.errors import LiveloopError
 from liveloop.rpc import details_of
 from liveloop.tasks import Encoded, Task
 from liveloop.telemetry import counter, gauge, histogram
+from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
 from services.inference.batcher import Batcher, Computed
-from services.inference.feedback import Desk, Intake, timestamp
+from services.inference.feedback import Desk, Intake
 from services.inference.requests import MAX_ITEMS, check_count, texts_of
 from services.inference.tokens import Tokens
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
 from liveloop.telemetry import counter, gauge, histogram, logger
+from liveloop.times import timestamp
 from liveloop.v1 import events_pb2
 from liveloop.weights.subscriber import Subscriber, Update
-from services.inference.feedback import Intake, timestamp
+from services.inference.feedback import Intake
 
 if TYPE_CHECKING:
     from services.inference.replica import Replica

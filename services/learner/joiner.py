@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
+from liveloop.times import unix_seconds
 from liveloop.v1.events_pb2 import THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
@@ -78,7 +79,7 @@ class Joiner:
         )
 
     def _take_prediction(self, prediction: PredictionEvent) -> float:
-        created_at = prediction.created_at.ToNanoseconds() / 1e9
+        created_at = unix_seconds(prediction.created_at)
         added = self._db.execute(
             "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -98,7 +99,7 @@ class Joiner:
         return created_at
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
-        feedback, accepted_at = event.feedback, event.accepted_at.ToNanoseconds() / 1e9
+        feedback, accepted_at = event.feedback, unix_seconds(event.accepted_at)
         signal: str = feedback.WhichOneof("signal") or ""
         if signal == "thumb":
             signal = "up" if feedback.thumb == THUMB_UP else "down"
@@ -121,7 +122,7 @@ class Joiner:
         return accepted_at
 
     def _take_report(self, report: PodReport) -> float:
-        reported_at, flipped_at = report.reported_at.ToNanoseconds() / 1e9, report.flipped_at.ToNanoseconds() / 1e9
+        reported_at, flipped_at = unix_seconds(report.reported_at), unix_seconds(report.flipped_at)
         self._db.execute(
             "INSERT INTO pods VALUES (?, ?, ?) ON CONFLICT (pod)"
             " DO UPDATE SET version = excluded.version, reported_at = excluded.reported_at WHERE excluded.reported_at >= reported_at",

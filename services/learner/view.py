@@ -6,9 +6,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from liveloop.errors import NotFound
+from liveloop.times import timestamp
 from liveloop.v1.learner_pb2 import GetFeedbackStatusResponse, Version
 
 _POD_SILENCE = 30.0
@@ -83,10 +82,3 @@ class JournalView:
             return connection.execute(query, parameters).fetchall()
         finally:
             connection.close()
-
-
-def timestamp(seconds: float) -> Timestamp:
-    """Unix seconds as a protobuf timestamp, to the microsecond."""
-    found = Timestamp()
-    found.FromMicroseconds(round(seconds * 1e6))
-    return found

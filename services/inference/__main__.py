@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from liveloop import __version__, keys
 from liveloop.errors import Misconfigured
 from liveloop.events import open_intake
+from liveloop.ports import require_free
 from liveloop.settings import Settings, load_settings
 from liveloop.telemetry import OperationsServer, gauge, histogram, logger, set_up_logs
 from liveloop.v1 import inference_pb2
@@ -53,7 +53,6 @@ def main() -> int:
         description="The inference service. Its settings are LIVELOOP_* in the environment and liveloop.toml.",
     ).parse_args()
     sys.setswitchinterval(0.001)  # a flip or the model's Python keeps an answer waiting for this long, not for the default 5 ms
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a port in use is told by us, in one sentence
     try:
         settings = load_settings()
         set_up_logs(settings.log_format)
@@ -94,12 +93,13 @@ async def _run(settings: Settings) -> None:
 
 def _listen(settings: Settings) -> grpc.aio.Server:
     """A server that holds its port; callers wait until it is started. Raises Misconfigured when the port is in use."""
+    require_free(settings.inference_listen)
     largest_call = MAX_ITEMS * settings.max_text_bytes + (1 << 20)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", largest_call)])
     try:
         server.add_insecure_port(settings.inference_listen)
-    except RuntimeError as error:
-        raise Misconfigured(f"cannot listen on {settings.inference_listen}; is liveloop already running? choose another port") from error
+    except RuntimeError as error:  # taken in the moment between
+        raise Misconfigured(f"cannot listen on {settings.inference_listen}; choose another port") from error
     return server
 
 

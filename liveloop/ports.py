@@ -1,0 +1,17 @@
+"""Whether a port can be listened on, told before gRPC tries: it writes lines of its own where it fails. Knows sockets alone."""
+
+from __future__ import annotations
+
+import socket
+
+from liveloop.errors import Misconfigured
+from liveloop.settings import host_port
+
+
+def require_free(address: str) -> None:
+    """Raise Misconfigured when nobody can listen on `address` (host:port) now."""
+    host, port = host_port(address)
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise Misconfigured(f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port") from error

@@ -14,4 +14,5 @@ def require_free(address: str) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise Misconfigured(f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port") from error
+        reason = str(error.strerror).partition(" (")[0]  # without Python's repetition of the address
+        raise Misconfigured(f"cannot listen on {address} ({reason}); is liveloop already running? choose another port") from error

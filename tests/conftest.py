@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import KafkaServer, ValkeyServer
+
+settings.register_profile("default", deadline=None)  # no test asserts a time
+settings.register_profile("nightly", deadline=None, max_examples=2000)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

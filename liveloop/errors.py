@@ -1,22 +1,22 @@
 """Every error liveloop raises on purpose, and the gRPC status each one becomes. Knows no service.
 
-    LiveloopError                INTERNAL
-    ├── InvalidInput             INVALID_ARGUMENT      the caller's fault; names the field
-    ├── TokenForged              PERMISSION_DENIED     missing, forged, or of another prediction
-    ├── TokenExpired             FAILED_PRECONDITION   was good once
-    ├── FeedbackConflict         ALREADY_EXISTS        the same feedback id with other content
-    ├── Overloaded               RESOURCE_EXHAUSTED    a queue or a log is full; try again
-    ├── DeadlinePassed           DEADLINE_EXCEEDED     before the model ran
-    ├── NotFound                 NOT_FOUND
-    ├── Unavailable              UNAVAILABLE           a service, broker or store cannot be reached
-    ├── Misconfigured            FAILED_PRECONDITION   settings, keys, model or data: one sentence, exit code 2
-    └── WeightsRefused           DATA_LOSS             nothing outside a signature is trusted
-        ├── BlobMissing                                a blob is not in the store
-        ├── BlobCorrupt                                its bytes do not match its name, or do not decode
-        ├── BadSignature                               not signed by the learner's key
-        ├── WrongLayout                                made for another layout or model
-        ├── StaleHead                                  a head older than one already seen
-        └── HeadConflict                               another publisher moved the head first
+LiveloopError                INTERNAL
+├── InvalidInput             INVALID_ARGUMENT      the caller's fault; names the field
+├── TokenForged              PERMISSION_DENIED     missing, forged, or of another prediction
+├── TokenExpired             FAILED_PRECONDITION   was good once
+├── FeedbackConflict         ALREADY_EXISTS        the same feedback id with other content
+├── Overloaded               RESOURCE_EXHAUSTED    a queue or a log is full; try again
+├── DeadlinePassed           DEADLINE_EXCEEDED     before the model ran
+├── NotFound                 NOT_FOUND
+├── Unavailable              UNAVAILABLE           a service, broker or store cannot be reached
+├── Misconfigured            FAILED_PRECONDITION   settings, keys, model or data: one sentence, exit code 2
+└── WeightsRefused           DATA_LOSS             nothing outside a signature is trusted
+    ├── BlobMissing                                a blob is not in the store
+    ├── BlobCorrupt                                its bytes do not match its name, or do not decode
+    ├── BadSignature                               not signed by the learner's key
+    ├── WrongLayout                                made for another layout or model
+    ├── StaleHead                                  a head older than one already seen
+    └── HeadConflict                               another publisher moved the head first
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from liveloop.errors import InvalidInput, LiveloopError, Misconfigured
+from liveloop.ports import require_free
 from liveloop.rpc import details_of
 from liveloop.v1 import learner_pb2, learner_pb2_grpc
 from services.learner.view import JournalView
@@ -61,6 +62,7 @@ class LearnerServicer(learner_pb2_grpc.LearnerServiceServicer):
 
 def serve(address: str, view: JournalView) -> Any:
     """Listen on `address` (host:port) and answer. Raises Misconfigured when the port is in use."""
+    require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
     learner_pb2_grpc.add_LearnerServiceServicer_to_server(LearnerServicer(view), server)
     name = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name

@@ -21,7 +21,7 @@ from rich.table import Table
 from liveloop.client import Client
 from liveloop.errors import LiveloopError
 from liveloop.settings import Settings
-from services.commands.freshness import Freshness, percentile
+from services.commands.freshness import Freshness, Thumb, percentile
 from services.commands.processes import Loop, free_settings
 
 _SUBJECTS = ("The film", "This story", "The whole cast", "Her last picture", "The second half", "That ending", "The score", "His script")
@@ -85,15 +85,12 @@ def _measure(client: Client, *, seconds: float, rate: float, thumbs: float, cons
         bar.add_task("throughput", total=None)
         _wait_until_settled(client)
         throughput = _throughput(client, min(seconds, 10.0))
-    fresh = freshness.seconds()
+    without, with_updates = _percentiles(quiet.seconds, 1e3), _percentiles(busy.seconds, 1e3)
     return {
-        "freshness_seconds": {f"p{share}": round(percentile(fresh, share / 100), 3) for share in (50, 95, 99)},
-        "feedback": {"trained": freshness.trained, "held_out": freshness.held_out},
-        "predict_ms": {
-            "without_updates": {f"p{share}": round(1e3 * percentile(quiet.seconds, share / 100), 1) for share in (50, 99)},
-            "with_updates": {f"p{share}": round(1e3 * percentile(busy.seconds, share / 100), 1) for share in (50, 99)},
-        },
-        "p99_ratio": round(percentile(busy.seconds, 0.99) / percentile(quiet.seconds, 0.99), 2),
+        "freshness_seconds": _percentiles(freshness.seconds(), 1.0),
+        "feedback": {"acknowledged": len(freshness.thumbs), "trained": freshness.trained},
+        "predict_ms": {"without_updates": without, "with_updates": with_updates},
+        "p99_ratio": round(with_updates["p99"] / without["p99"], 2),
         "versions_per_second": round(versions / seconds, 2),
         "failed": quiet.failed + busy.failed,
         "throughput_per_second": round(throughput, 1),
@@ -102,12 +99,14 @@ def _measure(client: Client, *, seconds: float, rate: float, thumbs: float, cons
 
 def _predict_steadily(client: Client, seconds: float, rate: float, freshness: Freshness) -> Calls:
     """Open loop: calls start on schedule whether or not earlier ones were answered."""
-    calls, rng = Calls(), random.Random(1)
+    calls, rng, lock = Calls(), random.Random(1), threading.Lock()
 
     def call(text: str, scheduled: float) -> None:
         try:
-            freshness.answered(client.predict(text).version)
-            calls.seconds.append(time.monotonic() - scheduled)
+            version, now = client.predict(text).version, time.monotonic()
+            with lock:
+                freshness.answered(version, now)
+                calls.seconds.append(now - scheduled)
         except LiveloopError:
             calls.failed += 1
 
@@ -126,13 +125,14 @@ def _judge(client: Client, rate: float, freshness: Freshness, stop: threading.Ev
     while not stop.wait(rng.expovariate(rate)):
         prediction = client.predict(_text(rng))
         ack = client.feedback(prediction, "up")
-        freshness.acknowledged(prediction.prediction_id, ack.feedback_id)
+        freshness.thumbs.append(Thumb(prediction.prediction_id, ack.feedback_id, time.monotonic()))
 
 
 def _predict_until_served(client: Client, freshness: Freshness) -> None:
     rng, deadline = random.Random(3), time.monotonic() + 30
-    while freshness.settle(client) and time.monotonic() < deadline:
-        freshness.answered(client.predict(_text(rng), store=False).version)
+    while (freshness.waiting or len(freshness.seconds()) < freshness.trained) and time.monotonic() < deadline:
+        freshness.answered(client.predict(_text(rng), store=False).version, time.monotonic())
+        freshness.follow(client)
         time.sleep(0.05)
 
 
@@ -157,6 +157,10 @@ def _throughput(client: Client, seconds: float) -> float:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(call, range(2)))
     return sum(counts) / seconds
+
+
+def _percentiles(seconds: list[float], scale: float) -> dict[str, float]:
+    return {f"p{share}": round(scale * (percentile(seconds, share / 100) or 0.0), 3) for share in (50, 95, 99)}
 
 
 def _text(rng: random.Random) -> str:
@@ -188,8 +192,8 @@ def _print(found: dict[str, Any], console: Console) -> None:
     table = Table("measure", "p50", "p95", "p99", title="liveloop bench loop")
     fresh, quiet, busy = found["freshness_seconds"], found["predict_ms"]["without_updates"], found["predict_ms"]["with_updates"]
     table.add_row("feedback to served, s", *(f"{fresh[name]:.2f}" for name in ("p50", "p95", "p99")))
-    table.add_row("predict without updates, ms", f"{quiet['p50']:.0f}", "", f"{quiet['p99']:.0f}")
-    table.add_row("predict with updates, ms", f"{busy['p50']:.0f}", "", f"{busy['p99']:.0f}")
+    table.add_row("predict without updates, ms", *(f"{quiet[name]:.0f}" for name in ("p50", "p95", "p99")))
+    table.add_row("predict with updates, ms", *(f"{busy[name]:.0f}" for name in ("p50", "p95", "p99")))
     console.print(table)
     console.print(f"predict p99 with updates / without: {found['p99_ratio']}; failed requests: {found['failed']}")
     console.print(

@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.live import Live
 
 from liveloop import Client
-from liveloop.errors import LiveloopError, Misconfigured, NotFound
+from liveloop.errors import LiveloopError, Misconfigured
 from liveloop.settings import Settings, load_settings
 from liveloop.v1.inference_pb2 import ACK_STATUS_ACCEPTED, Prediction
-from liveloop.v1.learner_pb2 import FeedbackState
 from services.commands.assets import demo_assets
 from services.commands.demo_model import prepare_demo
-from services.commands.demo_record import Estimate, Record, Shown, Thumb, estimate, gain, percentile
+from services.commands.demo_record import Estimate, Record, Shown, estimate, gain
 from services.commands.demo_view import live_view, result_table
+from services.commands.freshness import Thumb, percentile
 from services.commands.processes import Loop, free_settings
 from services.commands.raters import RatedText, Study, read_study, thumb
 
@@ -36,16 +36,6 @@ _WAITING = 16
 """Thumbs that may wait for the learner: one micro-batch in work and one to come, so that each step learns from about eight."""
 _PAUSE = 0.05  # seconds between two texts at the least: people read
 _BATCH = 64  # texts in one call of an evaluation
-_ENDED = frozenset(
-    {
-        FeedbackState.FEEDBACK_STATE_TRAINED,
-        FeedbackState.FEEDBACK_STATE_SERVED,
-        FeedbackState.FEEDBACK_STATE_HELD_OUT,
-        FeedbackState.FEEDBACK_STATE_QUARANTINED,
-        FeedbackState.FEEDBACK_STATE_EXPIRED,
-        FeedbackState.FEEDBACK_STATE_REJECTED,
-    }
-)
 
 
 def run_demo(data: Path | None, *, seed: int, thumbs: int | None, as_json: bool) -> None:
@@ -133,10 +123,10 @@ class _Demo:
                     break
                 began = time.monotonic()
                 self._turn(item, frozen_label)
-                self._follow()
+                self._record.follow(self._client)
                 while len(self._record.waiting) > _WAITING and time.monotonic() < ends:
                     self._ask(item, store=False)
-                    self._follow()
+                    self._record.follow(self._client)
                 time.sleep(max(0.0, began + _PAUSE - time.monotonic()))
         self._console.print()
 
@@ -157,17 +147,6 @@ class _Demo:
         self._record.answered(answer.version, time.monotonic())
         return answer
 
-    def _follow(self) -> None:
-        """Ask what became of the thumbs that wait, oldest first, up to the first that still waits."""
-        for waiting in self._record.waiting:
-            try:
-                status = self._client.status(waiting.prediction_id, waiting.feedback_id)
-            except NotFound:
-                return
-            waiting.version, waiting.ended = status.version, status.state in _ENDED
-            if not waiting.ended:
-                return
-
     def _settle(self, timeout: float = 60.0) -> None:
         """Wait until every thumb is accounted for and the served version has stayed the same for three seconds."""
         deadline = time.monotonic() + timeout
@@ -175,7 +154,7 @@ class _Demo:
         while time.monotonic() < deadline:
             version = self._record.version
             self._ask(self._study.reviews_test[0], store=False)
-            self._follow()
+            self._record.follow(self._client)
             if self._record.waiting or self._record.version != version:
                 since = time.monotonic()
             if time.monotonic() - since > 3.0:
@@ -190,7 +169,7 @@ class _Demo:
         gains = {name: gain(before[name], after[name]) for name in names}
         rows = [(names[name], _accuracy(before[name]), _accuracy(after[name]), gains[name]) for name in names]
         write_plot(plot, self._record, rows)
-        freshness = {f"p{share}": percentile(self._record.freshness(), share / 100) for share in (50, 95, 99)}
+        freshness = {f"p{share}": percentile(self._record.seconds(), share / 100) for share in (50, 95, 99)}
         self._console.print(result_table(rows))
         self._console.print(
             f"{self._record.given} thumbs given, {len(self._record.thumbs)} acknowledged, {self._record.trained} trained "

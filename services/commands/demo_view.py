@@ -9,7 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from services.commands.demo_record import Estimate, Record, percentile
+from services.commands.demo_record import Estimate, Record
+from services.commands.freshness import percentile
 
 WINDOW = 200
 """Answers over which the curves are averaged: their standard error is about 3 points."""
@@ -23,7 +24,7 @@ _WIDTH, _HEIGHT = 66, 10  # with its scale and frame it fits a terminal of 80 co
 def live_view(record: Record, target: int) -> RenderableType:
     """What is shown while the thumbs come."""
     loop, frozen = (curve[SHORT:] for curve in record.curves(WINDOW))
-    freshness = percentile(record.freshness(), 0.5)
+    freshness = percentile(record.seconds(), 0.5)
     figures = Text.assemble(
         "version ",
         (f"{record.version}", "bold"),

@@ -2,84 +2,77 @@
 
 from __future__ import annotations
 
-import bisect
-import threading
-import time
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from liveloop.client import Client
 from liveloop.errors import NotFound
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
+_OPEN = frozenset({State.FEEDBACK_STATE_PENDING, State.FEEDBACK_STATE_JOINED})
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """A feedback that was accepted."""
+
+@dataclass(slots=True)
+class Thumb:
+    """One acknowledged thumb. `version` is the first that includes it, 0 as long as none does."""
 
     prediction_id: str
     feedback_id: str
-    at: float  # monotonic seconds at which the acknowledgement arrived
+    acknowledged_at: float  # seconds, monotonic
+    version: int = 0
+    ended: bool = False  # trained or held out or set aside: its state changes no more
 
 
+@dataclass(slots=True)
 class Freshness:
-    """From the acknowledgement of a feedback to the first answer computed with weights that include it. Safe for several threads."""
+    """Grows while thumbs are given and answers come; the appends of one thread at a time each are safe beside reads of others."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._answers: list[tuple[int, float]] = []  # (version, when first answered), both ascending
-        self._waiting: list[Acknowledged] = []
-        self._found: list[float] = []
-        self.trained = 0
-        self.held_out = 0
+    thumbs: list[Thumb] = field(default_factory=list)
+    _flips: list[tuple[int, float]] = field(default_factory=list)  # (version, time of the first answer it computed), both rising
 
-    def answered(self, version: int) -> None:
-        """An answer computed by `version` has just arrived."""
-        with self._lock:
-            if not self._answers or version > self._answers[-1][0]:
-                self._answers.append((version, time.monotonic()))
+    def answered(self, version: int, at: float) -> None:
+        """An answer computed by `version` came at `at` (seconds, monotonic)."""
+        if not self._flips or version > self._flips[-1][0]:
+            self._flips.append((version, at))
 
-    def acknowledged(self, prediction_id: str, feedback_id: str) -> None:
-        """A feedback has just been accepted."""
-        with self._lock:
-            self._waiting.append(Acknowledged(prediction_id, feedback_id, time.monotonic()))
+    def follow(self, client: Client) -> None:
+        """Ask what became of the thumbs that wait, oldest first, up to the first that still waits."""
+        for thumb in self.waiting:
+            try:
+                status = client.status(thumb.prediction_id, thumb.feedback_id)
+            except NotFound:
+                return
+            thumb.version, thumb.ended = status.version, status.state not in _OPEN
+            if not thumb.ended:
+                return
 
-    def settle(self, client: Client) -> int:
-        """Ask what became of the feedbacks still open; returns how many remain so."""
-        with self._lock:
-            waiting = list(self._waiting)
-        done = [one for one in waiting if self._settled(one, client)]
-        with self._lock:
-            self._waiting = [one for one in self._waiting if one not in done]
-            return len(self._waiting)
+    @property
+    def version(self) -> int:
+        """The newest version that answered."""
+        return self._flips[-1][0] if self._flips else 0
+
+    @property
+    def waiting(self) -> list[Thumb]:
+        """Thumbs whose fate is not known yet, oldest first."""
+        return [thumb for thumb in self.thumbs if not thumb.ended]
+
+    @property
+    def trained(self) -> int:
+        """Thumbs that a version includes."""
+        return sum(thumb.version > 0 for thumb in self.thumbs)
 
     def seconds(self) -> list[float]:
-        """Freshness of every feedback that is served, in the order in which they settled."""
-        with self._lock:
-            return list(self._found)
-
-    def _settled(self, one: Acknowledged, client: Client) -> bool:
-        try:
-            status = client.status(one.prediction_id, one.feedback_id)
-        except NotFound:
-            return False
-        if status.state in (State.FEEDBACK_STATE_PENDING, State.FEEDBACK_STATE_JOINED):
-            return False
-        with self._lock:
-            if not status.version:
-                self.held_out += status.state == State.FEEDBACK_STATE_HELD_OUT
-                return True
-            first = bisect.bisect_left(self._answers, (status.version, 0.0))
-            if first == len(self._answers):
-                return False
-            self.trained += 1
-            self._found.append(max(0.0, self._answers[first][1] - one.at))
-            return True
+        """From each trained thumb's acknowledgement to the first answer computed with a version that includes it."""
+        found: list[float] = []
+        for thumb in self.thumbs:
+            flip = bisect_left(self._flips, (thumb.version, 0.0))
+            if thumb.version and flip < len(self._flips):
+                found.append(max(0.0, self._flips[flip][1] - thumb.acknowledged_at))
+        return found
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of `values` lie (nearest rank); NaN where there are none."""
-    if not values:
-        return float("nan")
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least `share` of the values do not exceed; None of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else None

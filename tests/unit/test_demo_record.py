@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from services.commands.demo_record import Record, Shown, Thumb, estimate, gain, percentile
+from services.commands.demo_record import Record, Shown, estimate, gain
+from services.commands.freshness import Thumb, percentile
 
 
 def test_freshness_runs_from_the_acknowledgement_to_the_first_answer_of_a_version_that_includes_the_thumb():
@@ -14,14 +15,14 @@ def test_freshness_runs_from_the_acknowledgement_to_the_first_answer_of_a_versio
     for version, at in ((1, 0.0), (1, 1.0), (3, 2.0), (3, 3.0), (4, 5.0)):
         record.answered(version, at)
     record.thumbs = [Thumb("a", "a", 0.5, version=2), Thumb("b", "b", 1.5, version=3), Thumb("c", "c", 2.5, version=4)]
-    assert record.freshness() == [1.5, 0.5, 2.5]
+    assert record.seconds() == [1.5, 0.5, 2.5]
 
 
 def test_thumbs_that_no_answered_version_includes_have_no_freshness():
     record = Record()
     record.answered(2, 1.0)
     record.thumbs = [Thumb("held out", "a", 0.5, ended=True), Thumb("not served yet", "b", 0.5, version=3)]
-    assert record.freshness() == []
+    assert record.seconds() == []
     assert record.trained == 1
     assert [thumb.prediction_id for thumb in record.waiting] == ["not served yet"]
 

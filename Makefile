@@ -81,7 +81,7 @@ $(STAMPS)/uv: requirements/uv.txt | $(BIN)/python
 
 $(STAMPS)/services: $(TORCH) requirements/services.txt requirements/build.txt $(STAMPS)/uv
 	@echo 'Installing into .venv: this will download up to $(DOWNLOAD).'
-	@$(INSTALL) --require-hashes -r $(TORCH) -r requirements/services.txt -r requirements/build.txt
+	@$(INSTALL) --compile-bytecode --require-hashes -r $(TORCH) -r requirements/services.txt -r requirements/build.txt
 	@touch $@
 
 $(STAMPS)/package: pyproject.toml $(STAMPS)/services

@@ -125,6 +125,7 @@ class _Demo:
                 self._turn(item, frozen_label)
                 self._record.follow(self._client)
                 while len(self._record.waiting) > _WAITING and time.monotonic() < ends:
+                    time.sleep(_PAUSE)
                     self._ask(item, store=False)
                     self._record.follow(self._client)
                 time.sleep(max(0.0, began + _PAUSE - time.monotonic()))

@@ -18,7 +18,7 @@ LABELS = ("negative", "positive")
 # A mean score nearer to 0 says that people saw no clear sentiment, or none they agreed on: there is no right answer to check against.
 _CLEAR = 0.5
 
-_TWEETS_TRAIN, _TWEETS_VALIDATION, _TWEETS_TEST = 1000, 300, 600
+_TWEETS_TRAIN, _TWEETS_VALIDATION, _TWEETS_TEST = 1000, 300, 1000
 _REVIEWS_TEST = 1000
 
 

@@ -25,7 +25,7 @@ def _write(folder: Path, domain: str, items: list[tuple[str, float, list[int]]])
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    tweets = [(f"tweet number {number}", 2.0 * (-1) ** number, [2 * (-1) ** number] * 3) for number in range(2000)]
+    tweets = [(f"tweet number {number}", 2.0 * (-1) ** number, [2 * (-1) ** number] * 3) for number in range(2400)]
     reviews = [(f"review number {number}", -1.0, [-2, 0, -1]) for number in range(1200)]
     _write(tmp_path, "tweets", [*tweets, *[(text.upper() + "!", mean, scores) for text, mean, scores in tweets[:50]]])
     _write(

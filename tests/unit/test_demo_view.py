@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from services.commands.demo_plot import write_plot
-from services.commands.demo_record import Record, Shown, Thumb, estimate, gain
+from services.commands.demo_record import Record, Shown, estimate, gain
 from services.commands.demo_view import live_view, result_table
+from services.commands.freshness import Thumb
 
 
 def _record(shown: int) -> Record:

@@ -3,10 +3,10 @@
 set -eu
 
 missing() {
-    java_version=$(java -version 2>&1 | sed -n '1s/.*version "\([0-9]*\).*/\1/p') || java_version=
+    java_version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1)
     [ "${java_version:-0}" -ge 17 ] || echo java
     command -v mvn >/dev/null || echo maven
-    command -v chromium >/dev/null || echo chromium
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || echo chromium
 }
 
 as_root() {
@@ -17,15 +17,17 @@ install_with_apt() {
     command -v apt-get >/dev/null && as_root true 2>/dev/null || return 0
     echo "Installing with apt what the tests need: $*."
     as_root apt-get update -qq || return 0
-    packages=
-    for name in "$@"; do
-        [ "$name" = java ] || { packages="$packages $name"; continue; }
-        for release in 21 17; do
-            apt-cache show "openjdk-$release-jre-headless" >/dev/null 2>&1 && { packages="$packages openjdk-$release-jre-headless"; break; }
-        done
+    for name in "$@"; do # one by one: what apt does not have keeps nothing else away
+        if [ "$name" = java ]; then name=$(newest_java); fi
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$name" >/dev/null || true
     done
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null || return 0
+}
+
+newest_java() {
+    for release in 21 17; do
+        apt-cache show "openjdk-$release-jre-headless" >/dev/null 2>&1 && break
+    done
+    echo "openjdk-$release-jre-headless"
 }
 
 names=$(missing)

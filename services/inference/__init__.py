@@ -4,8 +4,9 @@ tokens.py    Tokens: the authority to judge one answer, and the hashes of askers
 batcher.py   Batcher: what queued while the model was busy becomes the next batches
 replica.py   Replica: two sets of fp32 weights, one served, one written
 requests.py  what a caller may send
-status.py    one place where an error becomes a gRPC status
-server.py    InferenceServicer: the contract's three methods
+feedback.py  Desk: one judgement, from its token to its ack
+pod.py       Pod: a verified version, loaded and ready to be served
+server.py    InferenceServicer: the contract's three methods, and the one place where an error becomes a gRPC status
 updater.py   Updater: new weights in, reports on them out
 __main__.py  builds and wires
 """

@@ -1,5 +1,6 @@
-"""What is shipped: the wheel's names, the slim import, the pinned requirements."""
+"""What is shipped: the wheel's names, the slim import, the pinned requirements, and what the documents point at."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -70,6 +71,16 @@ def test_requirements_name_no_address_and_pin_every_line_by_hash() -> None:
         assert "index-url" not in text
         for block in text.replace("\\\n", " ").splitlines():
             assert "--hash=sha256:" in block or "==" not in block, f"{path.name}: {block}"
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    missing = []
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")):
+        text = document.read_text()
+        links = [document.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
+        paths = [ROOT / path for path in re.findall(r"`([\w.-]+/[\w./-]*\.py)`", text)]
+        missing += [f"{document.relative_to(ROOT)}: {path}" for path in links + paths if not path.exists()]
+    assert missing == []
 
 
 def test_help_imports_neither_torch_nor_settings() -> None:

@@ -46,7 +46,7 @@ check: dev ## linters, types, layers, the contract and its generated code
 nightly: dev system ## every test, with many more examples of each property
 	$(PYTEST) --hypothesis-profile=nightly
 
-bench: install ## freshness, latency and throughput of a running loop
+bench: install ## freshness, latency and throughput of a loop of its own; `liveloop bench loop --attach` measures a running one
 	$(BIN)/liveloop bench loop
 
 proto: dev ## generate liveloop/v1 from the contract

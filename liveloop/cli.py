@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liveloop.errors import LiveloopError, Misconfigured, NotFound, Unavailable
+from liveloop.errors import LiveloopError, Misconfigured, NotFound, Unavailable, sentence
 
 if TYPE_CHECKING:
     from liveloop.client import Client
@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     _add_service_commands()
     try:
         app(arguments)
-    except LiveloopError as error:
+    except (LiveloopError, OSError) as error:
         hint = "; is it running? `liveloop up` starts it" if isinstance(error, Unavailable) else ""
-        sys.stderr.write(f"liveloop: {error.reason}{hint}\n")
+        sys.stderr.write(f"liveloop: {sentence(error)}{hint}\n")
         sys.exit(2)
 
 

@@ -119,3 +119,10 @@ class StaleHead(WeightsRefused):
 
 class HeadConflict(WeightsRefused):
     """Another publisher moved the head first, or holds a newer epoch."""
+
+
+def sentence(error: LiveloopError | OSError) -> str:
+    """One sentence for a person; a file that cannot be read or written is named."""
+    if isinstance(error, LiveloopError):
+        return error.reason
+    return f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"

@@ -31,15 +31,12 @@ def make_keys(folder: Path) -> None:
     if not (folder / "asker.key").exists():
         _write(folder / "asker.key", secrets.token_hex(32).encode())
     if not (folder / "signing.key").exists():
-        key = Ed25519PrivateKey.generate()
-        _write(
-            folder / "signing.key",
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-        )
-        _write(
-            folder / "verify.key",
-            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
-        )
+        new = Ed25519PrivateKey.generate()
+        pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        _write(folder / "signing.key", pem)
+    if not (folder / "verify.key").exists():
+        public = _signing_key(folder / "signing.key").public_key()
+        _write(folder / "verify.key", public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 def token_keys(settings: Settings) -> TokenKeys:
@@ -65,14 +62,7 @@ def asker_key(settings: Settings) -> bytes:
 
 def signing_key(settings: Settings) -> Ed25519PrivateKey:
     """The learner's key. Raises Misconfigured where it is missing."""
-    path = settings.signing_key_file or settings.data / "keys" / "signing.key"
-    try:
-        key = serialization.load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise Misconfigured(f"{path} is not an Ed25519 private key in PEM; `liveloop init` makes one") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Misconfigured(f"{path} is not an Ed25519 private key; `liveloop init` makes one")
-    return key
+    return _signing_key(settings.signing_key_file or settings.data / "keys" / "signing.key")
 
 
 def verify_key(settings: Settings) -> Ed25519PublicKey:
@@ -87,6 +77,16 @@ def verify_key(settings: Settings) -> Ed25519PublicKey:
     return key
 
 
+def _signing_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Misconfigured(f"{path} is not an Ed25519 private key in PEM; `liveloop init` makes one") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Misconfigured(f"{path} is not an Ed25519 private key; `liveloop init` makes one")
+    return key
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -96,5 +96,9 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(content)
+    """Create a file that is there whole or not at all, whatever interrupts this."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    partial.write_bytes(content)
+    partial.rename(path)

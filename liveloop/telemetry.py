@@ -10,14 +10,17 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import wraps
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 from liveloop.errors import Misconfigured
+from liveloop.ports import family
 from liveloop.settings import host_port
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -25,60 +28,97 @@ _FRESHNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 
 _BYTES = tuple(float(1 << n) for n in range(10, 27, 2))
 _BATCH = tuple(float(1 << n) for n in range(9))
 
-_COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "predict_requests_total": ("Predict calls, by gRPC status.", ("code",)),
-    "feedback_received_total": ("Feedback items, by signal and by what was answered.", ("signal", "result")),
-    "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", ("outcome",)),
-    "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", ()),
-    "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", ()),
-    "weight_updates_total": ("Updates of the served weights, by result.", ("result",)),
-    "learner_steps_total": ("Training steps taken.", ()),
-    "versions_published_total": ("Versions published, by the kind of row that made them.", ("kind",)),
-    "guard_decisions_total": ("Decisions of the guard.", ("decision",)),
-    "http_requests_total": ("Answers of the gateway, by route and HTTP status.", ("route", "status")),
+Labels = dict[str, tuple[str, ...]]
+"""Of a metric: the name of each label, and its values where they are known beforehand."""
+
+_CODES = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL")
+_SIGNALS = ("up", "down", "rating", "correction", "retraction", "none")
+_OUTCOMES = ("pending", "joined", "trained", "served", "held_out", "superseded", "retracted", "quarantined", "expired", "rejected")
+
+_COUNTERS: dict[str, tuple[str, Labels]] = {
+    "predict_requests_total": ("Predict calls, by gRPC status.", {"code": _CODES}),
+    "feedback_received_total": ("Feedback items, by signal and by what was answered.", {"signal": _SIGNALS, "result": ("accepted", "duplicate", "rejected", "failed")}),
+    "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", {"outcome": _OUTCOMES}),
+    "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", {}),
+    "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", {}),
+    "weight_updates_total": ("Updates of the served weights, by result.", {"result": ("applied", "refused", "unavailable", "failed")}),
+    "learner_steps_total": ("Training steps taken.", {}),
+    "versions_published_total": ("Versions published, by the kind of row that made them.", {"kind": ("init", "train", "settle", "reset", "rebase")}),
+    "guard_decisions_total": ("Decisions of the guard.", {"decision": ("bless", "watch", "hold", "resume", "refuse", "reset")}),
+    "http_requests_total": ("Answers of the gateway, by route and HTTP status.", {"route": (), "status": ()}),
 }
-_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "queue_depth": ("Inputs waiting for the model.", ()),
-    "outbox_bytes": ("Bytes in the event log file or outbox.", ()),
-    "outbox_capacity_bytes": ("Bytes it may hold.", ()),
-    "outbox_oldest_event_timestamp_seconds": ("Unix time of the oldest event not yet read or relayed; 0 when there is none.", ()),
-    "model_version": ("The version served, or last published.", ()),
-    "model_version_timestamp_seconds": ("Unix time at which that version was made.", ()),
-    "learner_loss": ("Mean loss of the last step, by component.", ("component",)),
-    "learner_last_step_timestamp_seconds": ("Unix time of the last training step.", ()),
-    "learner_lag_events": ("Feedbacks read and joined that wait for a step.", ()),
-    "learner_active": ("1 while this process holds the lease, 0 while it stands by.", ()),
-    "evaluation_score": ("The last full evaluation.", ("metric", "split")),
-    "build_info": ("Always 1; what runs here.", ("version", "service")),
+_GAUGES: dict[str, tuple[str, Labels]] = {
+    "queue_depth": ("Inputs waiting for the model.", {}),
+    "outbox_bytes": ("Bytes in the event log file or outbox.", {}),
+    "outbox_capacity_bytes": ("Bytes it may hold.", {}),
+    "outbox_oldest_event_timestamp_seconds": ("Unix time of the oldest event not yet read or relayed; 0 when there is none.", {}),
+    "model_version": ("The version served, or last published.", {}),
+    "model_version_timestamp_seconds": ("Unix time at which that version was made.", {}),
+    "learner_loss": ("Mean loss of the last step, by component.", {"component": ("task", "feedback")}),
+    "learner_last_step_timestamp_seconds": ("Unix time of the last training step.", {}),
+    "learner_lag_events": ("Feedbacks read and joined that wait for a step.", {}),
+    "learner_active": ("1 while this process holds the lease, 0 while it stands by.", {}),
+    "evaluation_score": ("The last full evaluation.", {"metric": (), "split": ()}),
+    "build_info": ("Always 1; what runs here.", {"version": (), "service": ()}),
 }
-_HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
-    "predict_duration_seconds": ("From the call to its answer.", (), _SECONDS),
-    "batch_size": ("Inputs in one forward pass.", (), _BATCH),
-    "weight_update_duration_seconds": ("Time of one stage of an update.", ("stage",), _SECONDS),
-    "feedback_to_served_seconds": ("From the acceptance of a feedback to the flip to weights that include it.", (), _FRESHNESS),
-    "patch_bytes": ("Bytes of a published patch.", (), _BYTES),
+_HISTOGRAMS: dict[str, tuple[str, Labels, tuple[float, ...]]] = {
+    "predict_duration_seconds": ("From the call to its answer.", {}, _SECONDS),
+    "batch_size": ("Inputs in one forward pass.", {}, _BATCH),
+    "weight_update_duration_seconds": ("Time of one stage of an update.", {"stage": ("fetch", "patch", "keyframe", "flip")}, _SECONDS),
+    "feedback_to_served_seconds": ("From the acceptance of a feedback to the flip to weights that include it.", {}, _FRESHNESS),
+    "patch_bytes": ("Bytes of a published patch.", {}, _BYTES),
 }
 
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+_lock = threading.Lock()
 
-@cache
+
+def _once(make: Callable[[str], _Metric]) -> Callable[[str], _Metric]:
+    """`make`, called once for each name, whichever threads ask for it first."""
+    made: dict[str, _Metric] = {}
+
+    @wraps(make)
+    def get(name: str) -> _Metric:
+        with _lock:
+            if name not in made:
+                made[name] = make(name)
+            return made[name]
+
+    return get
+
+
+@_once
 def counter(name: str) -> Counter:
     """The counter `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
     text, labels = _COUNTERS[name]
-    return Counter(f"liveloop_{name}", text, labels)
+    return Counter(f"liveloop_{name}", text, tuple(labels))
 
 
-@cache
+@_once
 def gauge(name: str) -> Gauge:
     """The gauge `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
     text, labels = _GAUGES[name]
-    return Gauge(f"liveloop_{name}", text, labels)
+    return Gauge(f"liveloop_{name}", text, tuple(labels))
 
 
-@cache
+@_once
 def histogram(name: str) -> Histogram:
     """The histogram `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
-    text, labels, buckets = _HISTOGRAMS[name]
-    return Histogram(f"liveloop_{name}", text, labels, buckets=buckets)
+    text, tuple(labels), buckets = _HISTOGRAMS[name]
+    return Histogram(f"liveloop_{name}", text, tuple(labels), buckets=buckets)
+
+
+def announce(*names: str) -> None:
+    """Show these counters and histograms from now on, at 0 for all the label values known beforehand: a rate needs a first value.
+
+    Raises KeyError for a name that is not in the tables.
+    """
+    for name in names:
+        metric = counter(name) if name in _COUNTERS else histogram(name)
+        labels = _COUNTERS[name][1] if name in _COUNTERS else _HISTOGRAMS[name][1]
+        if labels:
+            for values in product(*labels.values()):
+                metric.labels(*values)
 
 
 def logger(**context: str) -> Any:
@@ -134,8 +174,13 @@ class OperationsServer:
             def log_message(self, *_: Any) -> None:
                 """Probes are not worth a log line."""
 
+        host, port = host_port(address)
+
+        class Server(ThreadingHTTPServer):
+            address_family = family(host)
+
         try:
-            self._server = ThreadingHTTPServer(host_port(address), Handler)
+            self._server = Server((host, port), Handler)
         except OSError as error:
             reason = f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port"
             raise Misconfigured(reason) from error

@@ -21,6 +21,7 @@ from rich.table import Table
 from liveloop.client import Client
 from liveloop.errors import LiveloopError
 from liveloop.settings import Settings
+from liveloop.v1.inference_pb2 import ACK_STATUS_ACCEPTED
 from services.commands.freshness import Freshness, Thumb, percentile
 from services.commands.processes import Loop, free_settings
 
@@ -72,13 +73,13 @@ def _measure(client: Client, *, seconds: float, rate: float, thumbs: float, cons
         bar.add_task("with updates", total=None)
         before = client.versions(1)[0].version
         stop = threading.Event()
-        judge = threading.Thread(target=_judge, args=(client, thumbs, freshness, stop))
-        judge.start()
-        try:
-            busy = _predict_steadily(client, seconds, rate, freshness)
-        finally:
-            stop.set()
-            judge.join()
+        with ThreadPoolExecutor(1) as judges:
+            judging = judges.submit(_judge, client, thumbs, freshness, stop)
+            try:
+                busy = _predict_steadily(client, seconds, rate, freshness)
+            finally:
+                stop.set()
+        judging.result()
         versions = client.versions(1)[0].version - before
         _predict_until_served(client, freshness)
     with Progress(console=console, transient=True) as bar:
@@ -90,7 +91,7 @@ def _measure(client: Client, *, seconds: float, rate: float, thumbs: float, cons
         "freshness_seconds": _percentiles(freshness.seconds(), 1.0),
         "feedback": {"acknowledged": len(freshness.thumbs), "trained": freshness.trained},
         "predict_ms": {"without_updates": without, "with_updates": with_updates},
-        "p99_ratio": round(with_updates["p99"] / without["p99"], 2),
+        "p99_ratio": round(with_updates["p99"] / without["p99"], 2) if with_updates["p99"] and without["p99"] else None,
         "versions_per_second": round(versions / seconds, 2),
         "failed": quiet.failed + busy.failed,
         "throughput_per_second": round(throughput, 1),
@@ -107,8 +108,9 @@ def _predict_steadily(client: Client, seconds: float, rate: float, freshness: Fr
             with lock:
                 freshness.answered(version, now)
                 calls.seconds.append(now - scheduled)
-        except LiveloopError:
-            calls.failed += 1
+        except Exception:  # noqa: BLE001  whatever it was, the call failed
+            with lock:
+                calls.failed += 1
 
     with ThreadPoolExecutor(_CALLERS) as pool:
         start = time.monotonic()
@@ -125,6 +127,8 @@ def _judge(client: Client, rate: float, freshness: Freshness, stop: threading.Ev
     while not stop.wait(rng.expovariate(rate)):
         prediction = client.predict(_text(rng))
         ack = client.feedback(prediction, "up")
+        if ack.status != ACK_STATUS_ACCEPTED:
+            raise LiveloopError(f"a thumb was not accepted: {ack.reason}")
         freshness.thumbs.append(Thumb(prediction.prediction_id, ack.feedback_id, time.monotonic()))
 
 
@@ -159,8 +163,10 @@ def _throughput(client: Client, seconds: float) -> float:
     return sum(counts) / seconds
 
 
-def _percentiles(seconds: list[float], scale: float) -> dict[str, float]:
-    return {f"p{share}": round(scale * (percentile(seconds, share / 100) or 0.0), 3) for share in (50, 95, 99)}
+def _percentiles(seconds: list[float], scale: float) -> dict[str, float | None]:
+    """None where nothing was measured."""
+    found = {f"p{share}": percentile(seconds, share / 100) for share in (50, 95, 99)}
+    return {name: None if value is None else round(scale * value, 3) for name, value in found.items()}
 
 
 def _text(rng: random.Random) -> str:
@@ -191,9 +197,12 @@ def _memory(loop: Loop) -> dict[str, int]:
 def _print(found: dict[str, Any], console: Console) -> None:
     table = Table("measure", "p50", "p95", "p99", title="liveloop bench loop")
     fresh, quiet, busy = found["freshness_seconds"], found["predict_ms"]["without_updates"], found["predict_ms"]["with_updates"]
-    table.add_row("feedback to served, s", *(f"{fresh[name]:.2f}" for name in ("p50", "p95", "p99")))
-    table.add_row("predict without updates, ms", *(f"{quiet[name]:.0f}" for name in ("p50", "p95", "p99")))
-    table.add_row("predict with updates, ms", *(f"{busy[name]:.0f}" for name in ("p50", "p95", "p99")))
+    for title, values, digits in (
+        ("feedback to served, s", fresh, 2),
+        ("predict without updates, ms", quiet, 0),
+        ("predict with updates, ms", busy, 0),
+    ):
+        table.add_row(title, *("-" if value is None else f"{value:.{digits}f}" for value in values.values()))
     console.print(table)
     console.print(f"predict p99 with updates / without: {found['p99_ratio']}; failed requests: {found['failed']}")
     console.print(

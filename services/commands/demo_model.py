@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
+from liveloop.errors import sentence
 from liveloop.settings import Settings
 from liveloop.v1.weights_pb2 import ModelBundle
 from services.commands.assets import Assets, demo_assets
@@ -60,7 +61,10 @@ def _warm_start(settings: Settings, assets: Assets, data: TaskData, cached: Path
     trained = train_with_bar(start.bundle, start.flat, data, plan, console)
     bits = narrow(trained.flat)
     if trained.complete:
-        _write(cached, start.bundle, bits)
+        try:
+            _write(cached, start.bundle, bits)
+        except OSError as error:
+            console.print(f"The warm start is not kept for the next time: {sentence(error)}.")
     return start.bundle, bits
 
 

@@ -37,12 +37,12 @@ class Freshness:
             self._flips.append((version, at))
 
     def follow(self, client: Client) -> None:
-        """Ask what became of the thumbs that wait, oldest first, up to the first that still waits."""
+        """Ask what became of the thumbs that wait, oldest first, up to the first that was read and still waits."""
         for thumb in self.waiting:
             try:
                 status = client.status(thumb.prediction_id, thumb.feedback_id)
             except NotFound:
-                return
+                continue
             thumb.version, thumb.ended = status.version, status.state not in _OPEN
             if not thumb.ended:
                 return

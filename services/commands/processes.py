@@ -24,12 +24,14 @@ from liveloop.settings import Settings, host_port
 
 MISCONFIGURED = 2  # a service's exit code for trouble that starting it again does not cure
 _STOP_ORDER = ("gateway", "inference", "learner")  # from the edge inwards: who asks goes before who answers
+_LAST_GRACE = 8.0  # seconds that each has at the least: the learner, stopped last, saves its tensors
 _GRACE = 30.0  # seconds to stop in: inference may flush its outbox for 20
 # Set before the exec, since the setting outlives it: PR_SET_PDEATHSIG (1) with SIGKILL (9), then a look whether the parent went before.
 _CHILD = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9);"
     " os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.executable, [sys.executable, '-P', '-m', sys.argv[2]])"
 )
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web proxy in the environment is not for our own probes
 _LISTENERS = ("inference_listen", "learner_listen", "gateway_listen", "gateway_ops_listen", "inference_ops_listen", "learner_ops_listen")
 
 
@@ -103,7 +105,7 @@ class Loop:
         deadline = time.monotonic() + grace
         try:
             for service in sorted(self.processes, key=_STOP_ORDER.index):
-                self._end(service, deadline)
+                self._end(service, max(deadline, time.monotonic() + min(grace, _LAST_GRACE)))
         finally:
             for process in self.processes.values():
                 process.kill()
@@ -117,7 +119,7 @@ class Loop:
         """One sentence on why a service that ended did so: its own where it gave one."""
         code = self.processes[service].returncode
         sentence = [line for line in self._said(service) if line.startswith(f"liveloop {service}: ")]
-        if code == MISCONFIGURED and sentence:
+        if code > 0 and sentence:
             return sentence[-1].removeprefix(f"liveloop {service}: ").strip()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return f"the {service} {how}; see {self.log(service)}"
@@ -146,7 +148,7 @@ class Loop:
     def _ready(self, service: str) -> bool:
         host, port = host_port(getattr(self.settings, f"{service}_ops_listen"))
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=10) as answer:
+            with _DIRECT.open(f"http://{host}:{port}/readyz", timeout=10) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -16,6 +16,7 @@ from services.commands.processes import MISCONFIGURED, Loop
 _QUICK = 30.0  # seconds: a service that ends sooner after its start may do so each time
 _QUICK_DEATHS = 5  # of one service in a row after which all stop
 _FIRST_WAIT = 1.0  # seconds before a service is started again; twice as long each time
+_LONGEST_WAIT = 60.0
 _LOOK = 0.2  # seconds between two looks at the children
 
 
@@ -65,23 +66,30 @@ def up_settings(
 
 
 def supervise(loop: Loop, console: Console) -> None:
-    """Start again what dies, until interrupted. Raises Misconfigured when a service keeps dying, or says that it is misconfigured."""
+    """Start again what dies, until interrupted.
+
+    Raises:
+        Misconfigured: inference or the gateway keeps dying, or says that it is misconfigured. The learner's trouble never stops serving.
+    """
     started = dict.fromkeys(loop.services, time.monotonic())
     deaths = dict.fromkeys(loop.services, 0)
+    again_at: dict[str, float] = {}
     while True:
         time.sleep(_LOOK)
-        for service, process in list(loop.processes.items()):
-            if process.poll() is None:
-                continue
-            lived = time.monotonic() - started[service]
-            deaths[service] = deaths[service] + 1 if lived < _QUICK else 1
-            if process.returncode == MISCONFIGURED or deaths[service] >= _QUICK_DEATHS:
-                raise Misconfigured(loop.failure(service))
-            wait = _FIRST_WAIT * 2 ** (deaths[service] - 1)
-            console.print(f"{loop.failure(service)}. Starting it again in {wait:.0f} s.", style="yellow", soft_wrap=True)
-            time.sleep(wait)
-            loop.launch(service)
-            started[service] = time.monotonic()
+        now = time.monotonic()
+        for service in [service for service, process in loop.processes.items() if process.poll() is not None]:
+            if service not in again_at:
+                deaths[service] = deaths[service] + 1 if now - started[service] < _QUICK else 1
+                hopeless = loop.processes[service].returncode == MISCONFIGURED or deaths[service] >= _QUICK_DEATHS
+                if hopeless and service != "learner":
+                    raise Misconfigured(loop.failure(service))
+                wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (deaths[service] - 1))
+                console.print(f"{loop.failure(service)}. Starting it again in {wait:.0f} s.", style="yellow", soft_wrap=True)
+                again_at[service] = now + wait
+            elif now >= again_at[service]:
+                del again_at[service]
+                loop.launch(service)
+                started[service] = now
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

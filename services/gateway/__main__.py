@@ -15,6 +15,7 @@ import uvloop
 
 from liveloop import __version__, telemetry
 from liveloop.errors import Misconfigured
+from liveloop.ports import family
 from liveloop.settings import Settings, host_port, load_settings
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
@@ -91,7 +92,7 @@ def main() -> int:
 def _listen(address: str) -> socket.socket:
     host, port = host_port(address)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+        return socket.create_server((host, port), family=family(host), backlog=2048)
     except OSError as error:
         raise Misconfigured(f"cannot listen on {address} ({error.strerror}); is liveloop already running? choose another port") from error
 

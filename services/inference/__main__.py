@@ -21,7 +21,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from liveloop import __version__, keys
-from liveloop.errors import Misconfigured
+from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
 from liveloop.ports import require_free
 from liveloop.settings import Settings, load_settings
@@ -57,9 +57,11 @@ def main() -> int:
         settings = load_settings()
         set_up_logs(settings.log_format)
         uvloop.run(_run(settings))
-    except Misconfigured as error:
-        print(f"liveloop inference: {error.reason}", file=sys.stderr)  # noqa: T201
-        return 2
+    except (LiveloopError, OSError) as error:
+        print(f"liveloop inference: {sentence(error)}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, Misconfigured) else 1
+    finally:
+        gc.unfreeze()  # else what torch's extensions hold at exit is told as leaks
     return 0
 
 

@@ -44,6 +44,7 @@ class Desk:
 
         Raises Overloaded or Unavailable when nothing can be stored now.
         """
+        item.DiscardUnknownFields()  # what is stored is bounded by the limits of the fields that the contract has
         ack = inference_pb2.FeedbackAck(feedback_id=item.feedback_id.lower() or str(uuid.uuid4()))
         result = "failed"
         try:

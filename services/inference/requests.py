@@ -17,7 +17,11 @@ _MAX_COMMENT_BYTES = 4096
 
 
 def texts_of(request: inference_pb2.PredictRequest, *, max_text_bytes: int) -> list[str]:
-    """The texts of a request. Raises InvalidInput naming the first field at fault."""
+    """The texts of a request. Raises InvalidInput naming the first field at fault.
+
+    Fields that the contract does not have are dropped: what is stored is bounded by the limits of those it has.
+    """
+    request.DiscardUnknownFields()
     check_count("inputs", len(request.inputs))
     for name in ("user", "session_id"):
         _check_bytes(name, getattr(request, name), _MAX_NAME_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from types import FrameType
 import torch
 
 from liveloop import __version__, keys, telemetry
-from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable
+from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, sentence
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
@@ -58,14 +59,18 @@ class Stop:
 
 
 def main() -> int:
-    """Run until a signal; 2 when it cannot run as configured."""
+    """Run until a signal; 2 when it cannot run as configured, 1 when it ends for another reason and may be started again."""
+    argparse.ArgumentParser(
+        prog="python -P -m services.learner",
+        description="The learner. Its settings are LIVELOOP_* in the environment and liveloop.toml.",
+    ).parse_args()
     try:
         settings = load_settings()
         telemetry.set_up_logs(settings.log_format)
         _run(settings, Stop())
-    except LiveloopError as error:
-        print(f"liveloop learner: {error.reason}", file=sys.stderr)  # noqa: T201  the sentence that `liveloop up` shows
-        return 2
+    except (LiveloopError, OSError) as error:
+        print(f"liveloop learner: {sentence(error)}", file=sys.stderr)  # noqa: T201  what `liveloop up` shows
+        return 2 if isinstance(error, Misconfigured) else 1
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from liveloop.errors import Misconfigured
 from liveloop.settings import Settings
 from services.commands.processes import Loop, free_settings
-from services.commands.up import supervise
+from services.commands.up import _QUICK_DEATHS, supervise
 
 SERVICE = """
 import json, os, signal, sys
@@ -202,8 +202,28 @@ def test_a_service_that_keeps_dying_is_started_again_a_few_times_and_then_named(
 
 def test_a_service_that_is_misconfigured_is_not_started_again(settings: Settings, stand_ins: Path) -> None:
     with loop_of(settings, stand_ins) as loop:
+        (stand_ins / "inference.py").write_text("import sys; sys.stderr.write('liveloop inference: no keys\\n'); sys.exit(2)")
+        loop.kill("inference")
+        loop.launch("inference")
+        with pytest.raises(Misconfigured, match=r"^no keys$"):
+            supervise(loop, Console(quiet=True))
+
+
+def test_the_learners_trouble_never_stops_serving(settings: Settings, stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.commands.up._LONGEST_WAIT", 0.01)
+    said: list[str] = []
+
+    class Reader(Console):
+        def print(self, text: str, **_: object) -> None:  # type: ignore[override]
+            said.append(text)
+            if len(said) > _QUICK_DEATHS:
+                raise KeyboardInterrupt
+
+    with loop_of(settings, stand_ins) as loop:
         (stand_ins / "learner.py").write_text("import sys; sys.stderr.write('liveloop learner: the disk is full\\n'); sys.exit(2)")
         loop.kill("learner")
         loop.launch("learner")
-        with pytest.raises(Misconfigured, match=r"^the disk is full$"):
-            supervise(loop, Console(quiet=True))
+        with pytest.raises(KeyboardInterrupt):
+            supervise(loop, Reader())
+        assert all(line.startswith("the disk is full. Starting it again") for line in said)
+        assert loop.processes["inference"].poll() is None

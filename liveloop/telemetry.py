@@ -28,46 +28,54 @@ _FRESHNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 
 _BYTES = tuple(float(1 << n) for n in range(10, 27, 2))
 _BATCH = tuple(float(1 << n) for n in range(9))
 
-Labels = dict[str, tuple[str, ...]]
-"""Of a metric: the name of each label, and its values where they are known beforehand."""
-
-_CODES = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL")
-_SIGNALS = ("up", "down", "rating", "correction", "retraction", "none")
-_OUTCOMES = ("pending", "joined", "trained", "served", "held_out", "superseded", "retracted", "quarantined", "expired", "rejected")
-
-_COUNTERS: dict[str, tuple[str, Labels]] = {
-    "predict_requests_total": ("Predict calls, by gRPC status.", {"code": _CODES}),
-    "feedback_received_total": ("Feedback items, by signal and by what was answered.", {"signal": _SIGNALS, "result": ("accepted", "duplicate", "rejected", "failed")}),
-    "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", {"outcome": _OUTCOMES}),
-    "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", {}),
-    "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", {}),
-    "weight_updates_total": ("Updates of the served weights, by result.", {"result": ("applied", "refused", "unavailable", "failed")}),
-    "learner_steps_total": ("Training steps taken.", {}),
-    "versions_published_total": ("Versions published, by the kind of row that made them.", {"kind": ("init", "train", "settle", "reset", "rebase")}),
-    "guard_decisions_total": ("Decisions of the guard.", {"decision": ("bless", "watch", "hold", "resume", "refuse", "reset")}),
-    "http_requests_total": ("Answers of the gateway, by route and HTTP status.", {"route": (), "status": ()}),
+_COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "predict_requests_total": ("Predict calls, by gRPC status.", ("code",)),
+    "feedback_received_total": ("Feedback items, by signal and by what was answered.", ("signal", "result")),
+    "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", ("outcome",)),
+    "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", ()),
+    "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", ()),
+    "weight_updates_total": ("Updates of the served weights, by result.", ("result",)),
+    "learner_steps_total": ("Training steps taken.", ()),
+    "versions_published_total": ("Versions published, by the kind of row that made them.", ("kind",)),
+    "guard_decisions_total": ("Decisions of the guard.", ("decision",)),
+    "http_requests_total": ("Answers of the gateway, by route and HTTP status.", ("route", "status")),
 }
-_GAUGES: dict[str, tuple[str, Labels]] = {
-    "queue_depth": ("Inputs waiting for the model.", {}),
-    "outbox_bytes": ("Bytes in the event log file or outbox.", {}),
-    "outbox_capacity_bytes": ("Bytes it may hold.", {}),
-    "outbox_oldest_event_timestamp_seconds": ("Unix time of the oldest event not yet read or relayed; 0 when there is none.", {}),
-    "model_version": ("The version served, or last published.", {}),
-    "model_version_timestamp_seconds": ("Unix time at which that version was made.", {}),
-    "learner_loss": ("Mean loss of the last step, by component.", {"component": ("task", "feedback")}),
-    "learner_last_step_timestamp_seconds": ("Unix time of the last training step.", {}),
-    "learner_lag_events": ("Feedbacks read and joined that wait for a step.", {}),
-    "learner_active": ("1 while this process holds the lease, 0 while it stands by.", {}),
-    "evaluation_score": ("The last full evaluation.", {"metric": (), "split": ()}),
-    "build_info": ("Always 1; what runs here.", {"version": (), "service": ()}),
+_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "queue_depth": ("Inputs waiting for the model.", ()),
+    "outbox_bytes": ("Bytes in the event log file or outbox.", ()),
+    "outbox_capacity_bytes": ("Bytes it may hold.", ()),
+    "outbox_oldest_event_timestamp_seconds": ("Unix time of the oldest event not yet read or relayed; 0 when there is none.", ()),
+    "model_version": ("The version served, or last published.", ()),
+    "model_version_timestamp_seconds": ("Unix time at which that version was made.", ()),
+    "learner_loss": ("Mean loss of the last step, by component.", ("component",)),
+    "learner_last_step_timestamp_seconds": ("Unix time of the last training step.", ()),
+    "learner_lag_events": ("Feedbacks read and joined that wait for a step.", ()),
+    "learner_active": ("1 while this process holds the lease, 0 while it stands by.", ()),
+    "evaluation_score": ("The last full evaluation.", ("metric", "split")),
+    "build_info": ("Always 1; what runs here.", ("version", "service")),
 }
-_HISTOGRAMS: dict[str, tuple[str, Labels, tuple[float, ...]]] = {
-    "predict_duration_seconds": ("From the call to its answer.", {}, _SECONDS),
-    "batch_size": ("Inputs in one forward pass.", {}, _BATCH),
-    "weight_update_duration_seconds": ("Time of one stage of an update.", {"stage": ("fetch", "patch", "keyframe", "flip")}, _SECONDS),
-    "feedback_to_served_seconds": ("From the acceptance of a feedback to the flip to weights that include it.", {}, _FRESHNESS),
-    "patch_bytes": ("Bytes of a published patch.", {}, _BYTES),
+_HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
+    "predict_duration_seconds": ("From the call to its answer.", (), _SECONDS),
+    "batch_size": ("Inputs in one forward pass.", (), _BATCH),
+    "weight_update_duration_seconds": ("Time of one stage of an update.", ("stage",), _SECONDS),
+    "feedback_to_served_seconds": ("From the acceptance of a feedback to the flip to weights that include it.", (), _FRESHNESS),
+    "patch_bytes": ("Bytes of a published patch.", (), _BYTES),
 }
+_CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "predict_requests_total": (("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"),),
+    "feedback_received_total": (
+        ("up", "down", "rating", "correction", "retraction", "none"),
+        ("accepted", "duplicate", "rejected", "failed"),
+    ),
+    "feedback_outcomes_total": (
+        ("pending", "joined", "trained", "served", "held_out", "superseded", "retracted", "quarantined", "expired", "rejected"),
+    ),
+    "weight_updates_total": (("applied", "refused", "unavailable", "failed"),),
+    "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
+    "versions_published_total": (("init", "train", "settle", "reset", "rebase"),),
+    "guard_decisions_total": (("bless", "watch", "hold", "resume", "refuse", "reset"),),
+}
+"""The values of each label, where they are known beforehand."""
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 _lock = threading.Lock()
@@ -91,33 +99,32 @@ def _once(make: Callable[[str], _Metric]) -> Callable[[str], _Metric]:
 def counter(name: str) -> Counter:
     """The counter `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
     text, labels = _COUNTERS[name]
-    return Counter(f"liveloop_{name}", text, tuple(labels))
+    return Counter(f"liveloop_{name}", text, labels)
 
 
 @_once
 def gauge(name: str) -> Gauge:
     """The gauge `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
     text, labels = _GAUGES[name]
-    return Gauge(f"liveloop_{name}", text, tuple(labels))
+    return Gauge(f"liveloop_{name}", text, labels)
 
 
 @_once
 def histogram(name: str) -> Histogram:
     """The histogram `liveloop_<name>`. Raises KeyError for a name that is not in the table."""
-    text, tuple(labels), buckets = _HISTOGRAMS[name]
-    return Histogram(f"liveloop_{name}", text, tuple(labels), buckets=buckets)
+    text, labels, buckets = _HISTOGRAMS[name]
+    return Histogram(f"liveloop_{name}", text, labels, buckets=buckets)
 
 
 def announce(*names: str) -> None:
-    """Show these counters and histograms from now on, at 0 for all the label values known beforehand: a rate needs a first value.
+    """Show these counters and histograms from now on, at 0 for every label value known beforehand: a rate needs a first value.
 
     Raises KeyError for a name that is not in the tables.
     """
     for name in names:
         metric = counter(name) if name in _COUNTERS else histogram(name)
-        labels = _COUNTERS[name][1] if name in _COUNTERS else _HISTOGRAMS[name][1]
-        if labels:
-            for values in product(*labels.values()):
+        if name in _CLOSED:
+            for values in product(*_CLOSED[name]):
                 metric.labels(*values)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from liveloop.errors import Overloaded, Unavailable
 from liveloop.events.sqlite import SqliteLog, Verdict
-from liveloop.telemetry import counter, gauge, logger
+from liveloop.telemetry import announce, counter, gauge, logger
 from liveloop.v1.events_pb2 import Event
 
 _SHED_FROM = 0.9
@@ -55,6 +55,7 @@ class Intake:
         self._closing = False
         self._fill = log.fill
         gauge("outbox_capacity_bytes").set(log.capacity)
+        announce("outbox_shed_total", "log_unreadable_total")
         self._writer = threading.Thread(target=self._run, name="intake", daemon=True)
         self._writer.start()
 

@@ -57,6 +57,7 @@ class Subscriber:
     layout: Layout
     state: FlatState  # stays the same object, over the same array, from `start` on
     version: int
+    created_at: float  # when that version was made, Unix seconds
     head: Head  # the newest one that was taken
 
     def __init__(self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: WeightStore | None = None) -> None:
@@ -135,7 +136,7 @@ class Subscriber:
             raise WrongLayout("a manifest is for another layout than its model's")
         self.state = records.restore(line, bundle.layout.total)
         self.bundle, self.layout, self._layout_digest = bundle, bundle.layout, digest
-        self._took(head, blob)
+        self._took(head, blob, line)
 
     def _wait(self, deadline: float) -> bool:
         """Whether there is something to look at before the deadline."""
@@ -164,13 +165,13 @@ class Subscriber:
         self._check(line, route)
         positions = self._become(line, route)
         same = head.current == self.version
-        self._took(head, blob)
+        self._took(head, blob, line)
         self._records.forget(link.manifest for link in head.chain)
         if same and positions is not None and not len(positions):
             return None
         return Update(
             version=head.current,
-            created_at=unix_seconds(line[-1].created_at),
+            created_at=self.created_at,
             positions=positions,
             included=accepted_times(route.newer),
             blessed=head.blessed,
@@ -199,8 +200,9 @@ class Subscriber:
         self._doubtful = False
         return None
 
-    def _took(self, head: Head, blob: bytes) -> None:
+    def _took(self, head: Head, blob: bytes, line: Sequence[Manifest]) -> None:
         self.head, self._head_blob, self.version = head, blob, head.current
+        self.created_at = unix_seconds(line[-1].created_at)
 
 
 def _timed(stage: str) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
-from liveloop.telemetry import counter, gauge, histogram, logger
+from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2
 from liveloop.weights.subscriber import Subscriber, Update
@@ -44,7 +44,8 @@ class Updater:
 
     def start(self) -> None:
         """Begin; the version that is served already is reported first."""
-        gauge("model_version").set(self._replica.version)
+        announce("weight_updates_total", "weight_update_duration_seconds", "feedback_to_served_seconds")
+        self._show(self._replica.version, self._subscriber.created_at)
         self._thread.start()
 
     def stop(self) -> None:
@@ -79,8 +80,12 @@ class Updater:
         for accepted_at in update.included:
             histogram("feedback_to_served_seconds").observe(self._flipped_at - accepted_at)
         counter("weight_updates_total").labels("applied").inc()
-        gauge("model_version").set(update.version)
-        gauge("model_version_timestamp_seconds").set(update.created_at)
+        self._show(update.version, update.created_at)
+
+    @staticmethod
+    def _show(version: int, created_at: float) -> None:
+        gauge("model_version").set(version)
+        gauge("model_version_timestamp_seconds").set(created_at)
 
     def _report(self) -> None:
         now, head = self._clock(), self._subscriber.head

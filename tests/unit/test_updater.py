@@ -25,6 +25,7 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.head = Head(epoch=1, revision=1)
+        self.created_at = 990.0
         self.coming: queue.Queue[Update | Exception] = queue.Queue()
         self.kept = 0
         self.keeping: Exception | None = None
@@ -107,6 +108,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_what_is_served_is_reported_at_the_start_at_every_flip_and_every_ten_seconds():
     with running() as pod:
         wait_for(lambda: pod.reports() == [(1, 1, 1000.0, 1000.0)])
+        assert value("model_version_timestamp_seconds") == 990.0
         pod.now = 1001.0
         pod.update(2)
         wait_for(lambda: pod.reports()[1:] == [(2, 2, 1001.0, 1001.0)])

@@ -130,6 +130,7 @@ def test_an_update_says_what_changed(store: DirectoryStore, versions: Versions) 
     assert pod.state.bits is bits
     assert (update.version, update.created_at, update.included) == (2, 1e9 + 2, [2.0])
     assert (update.blessed, update.epoch, update.revision) == (1, 1, 2)
+    assert pod.created_at == started(store).created_at == update.created_at
     assert np.array_equal(update.positions, np.flatnonzero(versions.bits[1] != versions.bits[2]))
 
 

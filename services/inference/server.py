@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from liveloop.errors import LiveloopError
 from liveloop.rpc import details_of
 from liveloop.tasks import Encoded, Task
-from liveloop.telemetry import counter, gauge, histogram
+from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
@@ -53,6 +53,9 @@ def answers_errors(method: Method[Request, Response]) -> Method[Request, Respons
         except LiveloopError as error:
             reason = f"{error.field}: {error.reason}" if error.field else error.reason
             await context.abort(grpc.StatusCode[error.code], reason, details_of(error))
+        except Exception:  # noqa: BLE001  the top of a call: what went wrong is the operator's to read, not the caller's
+            logger().exception("a call failed", method=method.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "the service failed at this call; its log says why")
 
     return call
 
@@ -81,6 +84,7 @@ class InferenceServicer(InferenceServiceServicer):
         self._clock = clock
         self._desk = Desk(intake, tokens, labels=task.labels, clock=clock)
         gauge("queue_depth").set_function(lambda: batcher.depth)
+        announce("predict_requests_total", "predict_duration_seconds", "feedback_received_total")
 
     @answers_errors
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from liveloop.errors import InvalidInput, LiveloopError, Overloaded
 from liveloop.events.intake import Intake
@@ -377,3 +378,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         deadline.wait(0.01)
     raise AssertionError("it did not happen in 30 s")
+
+
+def test_a_fault_of_the_service_is_internal_in_neutral_words_and_counted(service: Service, monkeypatch: pytest.MonkeyPatch):
+    def broken(_: Sequence[str]) -> list[Encoded]:
+        raise ZeroDivisionError("division by zero")
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("liveloop_predict_requests_total", {"code": "INTERNAL"}) or 0.0
+
+    before = counted()
+    monkeypatch.setattr(service.task, "encode", broken)
+    error = refusal(lambda: service.predict("good"))
+    assert error.code == "INTERNAL"
+    assert "division" not in error.reason
+    assert "Error" not in error.reason
+    assert counted() == before + 1

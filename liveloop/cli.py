@@ -59,8 +59,8 @@ def predict(
 
     with _client(grpc_port) as client:
         answers = client.predict(text)
-    recent.keep(_data(data), answers)
     report.answers(answers, text)
+    recent.keep(_data(data), answers)
 
 
 @feedback.command()
@@ -81,6 +81,7 @@ def send(
     with _client(grpc_port) as client:
         ack = client.feedback(prediction, thumb.value if thumb else rating, label=correct)
     report.acknowledged(ack, prediction.prediction_id)
+    recent.keep_sent(_data(data), prediction.prediction_id, ack.feedback_id)
 
 
 @feedback.command()
@@ -92,6 +93,7 @@ def retract(answer_id: Id, data: Data = None, grpc_port: GrpcPort = None) -> Non
     with _client(grpc_port) as client:
         ack = client.retract(prediction)
     report.acknowledged(ack, prediction.prediction_id)
+    recent.keep_sent(_data(data), prediction.prediction_id, ack.feedback_id)
 
 
 @feedback.command()
@@ -102,11 +104,19 @@ def status(
     learner_port: LearnerPort = None,
 ) -> None:
     """What became of a feedback."""
-    from liveloop import report
+    from liveloop import recent, report
 
-    with _client(learner_port=learner_port) as client:
-        found = client.status(_full_id(_data(data), answer_id), feedback_id)
-    report.status(found)
+    whole = _full_id(_data(data), answer_id)
+    try:
+        with _client(learner_port=learner_port) as client:
+            found = client.status(whole, feedback_id)
+    except NotFound:
+        sent = recent.find_sent(_data(data), whole, feedback_id)
+        if not sent:
+            raise
+        report.unread(sent)
+    else:
+        report.status(found)
 
 
 @app.command()

@@ -19,15 +19,12 @@ from typing import Literal, Self, TypeVar, overload
 import grpc
 
 from liveloop.errors import InvalidInput, LiveloopError, Overloaded, Unavailable
-from liveloop.rpc import error_from
+from liveloop.rpc import CHANNEL_OPTIONS, error_from
 from liveloop.v1 import events_pb2, inference_pb2, learner_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 
 _TRIES = 4  # waits of about 0.1, 0.2 and 0.4 s between them: a service that restarts is back by the last
-_CHANNEL_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-]  # gRPC's own second outlasts our tries
 _THUMBS = {"up": events_pb2.THUMB_UP, "down": events_pb2.THUMB_DOWN}
 
 Request = TypeVar("Request")
@@ -44,7 +41,7 @@ class Client:
     def __init__(self, target: str = "127.0.0.1:50051", *, learner: str = "127.0.0.1:50052", timeout: float = 10.0) -> None:
         """Connects at the first call. `target` and `learner` are host:port; `timeout` is for a whole call with its tries, in seconds."""
         self._timeout = timeout
-        self._channels = [grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) for address in (target, learner)]
+        self._channels = [grpc.insecure_channel(address, options=CHANNEL_OPTIONS) for address in (target, learner)]
         self._inference = InferenceServiceStub(self._channels[0])
         self._learner = LearnerServiceStub(self._channels[1])
 

@@ -1,4 +1,4 @@
-"""The last 1,000 answers a person got on the command line, so that they can be judged later. Knows one SQLite file, no service."""
+"""The last 1,000 answers a person got on the command line, to be judged later, and what was said. Knows one SQLite file, no service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from liveloop.errors import InvalidInput, Misconfigured, NotFound
 from liveloop.v1.inference_pb2 import Prediction
 
 _KEPT = 1000
-_SCHEMA = "CREATE TABLE IF NOT EXISTS answers (place INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT UNIQUE, feedback_token TEXT)"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (place INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT UNIQUE, feedback_token TEXT);
+CREATE TABLE IF NOT EXISTS sent (place INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT, feedback_id TEXT UNIQUE);
+"""
 
 
 def keep(folder: Path, predictions: Iterable[Prediction]) -> None:
@@ -39,6 +42,21 @@ def find(folder: Path, prefix: str) -> Prediction:
     return Prediction(prediction_id=rows[0][0], feedback_token=rows[0][1])
 
 
+def keep_sent(folder: Path, prediction_id: str, feedback_id: str) -> None:
+    """Keep that a feedback was acknowledged; those before the last 1,000 go."""
+    with _open(folder) as database:
+        database.execute("INSERT OR REPLACE INTO sent (prediction_id, feedback_id) VALUES (?, ?)", (prediction_id, feedback_id))
+        database.execute("DELETE FROM sent WHERE place <= (SELECT max(place) FROM sent) - ?", (_KEPT,))
+
+
+def find_sent(folder: Path, prediction_id: str, feedback_id: str = "") -> str:
+    """The id of the feedback, or of the newest on that answer, if it was sent from here; an empty one if not."""
+    with _open(folder) as database:
+        query = "SELECT feedback_id FROM sent WHERE prediction_id = ? AND ? IN ('', feedback_id) ORDER BY place DESC LIMIT 1"
+        row = database.execute(query, (prediction_id, feedback_id.lower())).fetchone()
+    return row[0] if row else ""
+
+
 @contextmanager
 def _open(folder: Path) -> Iterator[sqlite3.Connection]:
     """One transaction on the file, which only its owner can read: a token is the authority to judge."""
@@ -47,7 +65,7 @@ def _open(folder: Path) -> Iterator[sqlite3.Connection]:
         folder.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         with closing(sqlite3.connect(path, timeout=10)) as database, database:
-            database.execute(_SCHEMA)
+            database.executescript(_SCHEMA)
             yield database
     except (OSError, sqlite3.Error) as error:
         raise Misconfigured(f"{path} cannot be used ({error}); choose another folder with --data") from error

@@ -25,7 +25,7 @@ def answers(predictions: Sequence[inference_pb2.Prediction], texts: Sequence[str
 def acknowledged(ack: inference_pb2.FeedbackAck, prediction_id: str) -> None:
     """What the service said to a feedback. Raises the error that a refusal stands for."""
     if ack.status == inference_pb2.ACK_STATUS_REJECTED:
-        raise error_of(ack.code, ack.reason, field=ack.field)
+        raise error_of(ack.code, f"{ack.field}: {ack.reason}" if ack.field else ack.reason, field=ack.field)
     known = ack.status == inference_pb2.ACK_STATUS_DUPLICATE
     _list(
         ("feedback", "known already; nothing changed" if known else "accepted: it is durable"),
@@ -47,6 +47,11 @@ def status(found: learner_pb2.GetFeedbackStatusResponse) -> None:
         ("served", f"{_time(found.served_at)}, {waited:.1f} s after" if found.HasField("served_at") else ""),
         ("reason", found.reason),
     )
+
+
+def unread(feedback_id: str) -> None:
+    """A feedback that was sent from here and that the learner has not read yet."""
+    _list(("state", "pending"), ("feedback id", feedback_id), ("reason", "it was sent from here; the learner has not read it yet"))
 
 
 def versions(found: Sequence[learner_pb2.Version]) -> None:

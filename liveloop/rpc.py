@@ -1,6 +1,6 @@
-"""How an error crosses gRPC: into a status with details where it is raised, back into the tree where it is caught. Knows no service.
+"""How gRPC is used: what a channel to a service is made with, and how an error crosses. Knows no service.
 
-The details are google.rpc's RetryInfo and BadRequest, in the trailing metadata `grpc-status-details-bin`. The messages that ship with
+An error is put into a status with details where it is raised, and back into the tree where it is caught. The details are google.rpc's RetryInfo and BadRequest, in the trailing metadata `grpc-status-details-bin`. The messages that ship with
 protobuf do not include those three, and each needs one field here: they are written and read by their field numbers.
 """
 
@@ -28,6 +28,13 @@ from liveloop.errors import (
     Unavailable,
     WeightsRefused,
 )
+
+CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own second outlasts a client's tries
+    ("grpc.max_reconnect_backoff_ms", 1000),  # a service that comes back is found within a second
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web is not on the way to the loop
+    ("grpc.max_receive_message_length", 64 << 20),  # 256 answers with thousands of labels
+]
 
 DETAILS_KEY = "grpc-status-details-bin"
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"

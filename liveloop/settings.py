@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from liveloop.errors import Misconfigured
@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     train_embeddings: bool = Field(False, description="train the word-embedding table too (it doubles the patch)")
     take_over: bool = Field(False, description="replace the head of another model in Redis; without it the learner stops with one sentence")
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
+
+    @model_validator(mode="after")
+    def _history_covers_the_window(self) -> Self:
+        if self.history < self.feedback_window:
+            raise ValueError("history must not be shorter than feedback_window")
+        return self
 
     @property
     def events(self) -> str:

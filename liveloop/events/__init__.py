@@ -83,7 +83,10 @@ def open_log(settings: Settings) -> EventLog:
         return SqliteLog(Path(url.path), capacity=settings.log_capacity, window=settings.feedback_window)
     topic = url.path.strip("/")
     if url.scheme == "kafka" and url.netloc and topic and "/" not in topic:
-        from liveloop.events.kafka import KafkaLog
+        try:
+            from liveloop.events.kafka import KafkaLog  # an extra, absent where the embedded log is enough
+        except ModuleNotFoundError as error:
+            raise Misconfigured("a kafka:// event log needs kafka-python: install liveloop[kafka]") from error
 
         servers = url.netloc.split(",")
         for server in servers:

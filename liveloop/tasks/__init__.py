@@ -1,7 +1,7 @@
 """The seam between model families: what a service asks of a task, whatever the model. Knows torch; knows no service.
 
-flat.py            FlatModel: a transformers model whose parameters are views into one flat buffer
-bundle.py          what a pod needs beside the weights: config, tokenizer, labels, layout
+flat.py            one flat buffer as a model's memory: every parameter is a view into it
+bert.py            BERT without transformers' modelling code; every other model comes from transformers
 classification.py  text classification
 """
 

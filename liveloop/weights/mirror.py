@@ -111,7 +111,8 @@ class Mirror:
         """Copy what is new once more, and end; wait for that up to `timeout` seconds."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         rest, check_at = _FIRST_REST, 0.0

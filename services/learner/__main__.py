@@ -13,7 +13,7 @@ from types import FrameType
 import torch
 
 from liveloop import __version__, keys, telemetry
-from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, sentence
+from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
@@ -108,7 +108,7 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
     trainer, evaluator = materials.trainer(device), materials.evaluator(device)
     ready.set()
     remote = None if settings.weights.startswith("file:") else open_store(settings.weights)
-    while not journal.acquire(at_least=max(materials.epoch, _epoch_of(remote))):
+    while not journal.acquire(at_least=max(materials.epoch, _epoch_of(remote, materials))):
         if stop.event.wait(_STANDBY_POLL):
             return
     telemetry.gauge("learner_active").set(1)
@@ -138,15 +138,17 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
         tensors.close()
         if mirror is not None:
             mirror.close(5.0)
+        if remote is not None:
+            remote.close()
 
 
-def _epoch_of(remote: WeightStore | None) -> int:
-    """The epoch of the head in the store to mirror to; 0 where there is none, or while it cannot be reached."""
+def _epoch_of(remote: WeightStore | None, materials: Materials) -> int:
+    """The epoch of the head in the store to mirror to; 0 where there is none that we signed, or while it cannot be reached."""
     try:
         blob = None if remote is None else remote.head()
-    except Unavailable:
+        return 0 if blob is None else int(open_head(blob, materials.key.public_key()).epoch)
+    except (Unavailable, WeightsRefused):
         return 0
-    return 0 if blob is None else int(open_head(blob, None).epoch)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
 from liveloop import telemetry
+from liveloop.errors import WeightsRefused
 from services.learner.evaluator import Evaluation, Evaluator
 from services.learner.guard import Decision, Gate
 from services.learner.journal import Journal
@@ -49,7 +52,7 @@ class Examiner:
     @property
     def has_work(self) -> bool:
         """An evaluation is under way, or the newest version has not been evaluated."""
-        return self.evaluator.running or self._newest() != self._evaluated
+        return self.evaluator.running or self.gate.blessed is None or self._newest() != self._evaluated
 
     def turn(self) -> None:
         """One slice. After a start the blessed version comes first: it is what later ones are compared with."""
@@ -64,11 +67,22 @@ class Examiner:
         held_out = self.batches.held_out(_HELD_OUT_ROWS)
         if self.gate.blessed is None:
             blessed = self.publication.blessed
-            self.evaluator.begin(blessed, self.publication.load(blessed), held_out)
+            self.evaluator.begin(blessed, self._blessed_bits(blessed), held_out)
         else:
             self.evaluator.begin(self._newest(), self.trainer.bits, held_out)
 
+    def _blessed_bits(self, version: int) -> np.ndarray:
+        """The bits to compare with; those of the newest version where the blessed ones cannot be read any more."""
+        try:
+            return self.publication.load(version)
+        except WeightsRefused as error:
+            _log.error("the blessed version cannot be read; comparing with the newest one", version=version, reason=error.reason)
+            return self.trainer.bits
+
     def _decide(self, evaluation: Evaluation) -> None:
+        if self.gate.blessed is None:  # the blessed version itself: what later ones are compared with
+            self.gate.blessed = evaluation.right
+            return
         self._evaluated = evaluation.version
         for split in ("task", "feedback"):
             accuracy = evaluation.accuracy(split)
@@ -77,10 +91,8 @@ class Examiner:
         was_held, drop = self.gate.held, self.gate.drop(evaluation.right)
         decision = self.gate.judge(evaluation.right)
         telemetry.counter("guard_decisions_total").labels(decision.value).inc()
-        blesses = decision is Decision.BLESS and bool(evaluation.right)
+        blesses = decision is Decision.BLESS and bool(evaluation.right) and self.publication.bless(evaluation.version)
         self.journal.evaluated(evaluation.version, accuracy=evaluation.accuracy("task"), blessed=blesses)
-        if blesses:
-            self.publication.bless(evaluation.version)
         if self.gate.held != was_held:
             message = "publishing stops" if self.gate.held else "publishing goes on"
             _log.warning(message, version=evaluation.version, points_lost=round(100 * drop, 1))

@@ -21,6 +21,8 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 HELD_OUT_SHARE = 10
 """One prediction in this many is kept to check the model with."""
 
+_FORGOTTEN = 5000
+"""Predictions removed at once at the most: some 10 ms, and more than come between two rounds."""
 _RESOLVED = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
 _LIVE = (
     State.FEEDBACK_STATE_JOINED,
@@ -44,6 +46,11 @@ def time_of(prediction_id: str) -> float:
         return 0.0
 
 
+def _first_id(seconds: float) -> str:
+    """The least UUIDv7 of that time: ids are in order of time, and so is the table of predictions."""
+    return str(uuid.UUID(int=max(0, int(seconds * 1000)) << 80))
+
+
 class Joiner:
     """Applies events to the join store, inside a transaction of its caller's."""
 
@@ -51,10 +58,11 @@ class Joiner:
         self._db = db
         self._labels = frozenset(labels)
         self._window = window
+        self._unresolved: set[tuple[str, bytes]] = set()  # (prediction, judge) that the events taken since `resolve` speak of
         self.outcomes: Counter[int] = Counter()  # feedbacks that reached a state since the caller last cleared it
 
     def take(self, event: Event) -> float:
-        """Apply one event and return its time, Unix seconds."""
+        """Apply one event and return its time, Unix seconds; `resolve` after the last one of a page."""
         kind = event.WhichOneof("event")
         if kind == "prediction":
             return self._take_prediction(event.prediction)
@@ -63,6 +71,12 @@ class Joiner:
         if kind == "pod_report":
             return self._take_report(event.pod_report)
         return 0.0
+
+    def resolve(self) -> None:
+        """Settle every judgement that the events taken speak of: once a page, so that many by one judge cost no more than one."""
+        for prediction_id, judge in self._unresolved:
+            self._resolve(prediction_id, judge)
+        self._unresolved.clear()
 
     def expire(self, read_until: float) -> None:
         """Give up on feedback whose prediction never came, and forget predictions nobody judged, once the log has been read past both.
@@ -75,7 +89,17 @@ class Joiner:
             if time_of(prediction_id) < limit:
                 self._set(feedback, State.FEEDBACK_STATE_EXPIRED, "its prediction never arrived")
         self._db.execute(
-            "DELETE FROM predictions WHERE created_at < ? AND prediction_id NOT IN (SELECT prediction_id FROM feedback)", (limit,)
+            "DELETE FROM predictions WHERE prediction_id IN (SELECT prediction_id FROM predictions WHERE prediction_id < ?"
+            " AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id) LIMIT ?)",
+            (_first_id(limit), _FORGOTTEN),
+        )
+
+    def forget(self, before: float) -> None:
+        """Remove the examples of predictions older than `before`, Unix seconds, unless feedback on them still waits for its step."""
+        self._db.execute(
+            "DELETE FROM predictions WHERE prediction_id IN (SELECT prediction_id FROM predictions WHERE prediction_id < ? AND NOT EXISTS"
+            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id AND state = ?) LIMIT ?)",
+            (_first_id(before), State.FEEDBACK_STATE_JOINED, _FORGOTTEN),
         )
 
     def _take_prediction(self, prediction: PredictionEvent) -> float:
@@ -94,8 +118,7 @@ class Joiner:
         )
         if added.rowcount:
             judges = self._db.execute("SELECT DISTINCT judge FROM feedback WHERE prediction_id = ?", (prediction.prediction_id,)).fetchall()
-            for (judge,) in judges:
-                self._resolve(prediction.prediction_id, judge)
+            self._unresolved.update((prediction.prediction_id, judge) for (judge,) in judges)
         return created_at
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
@@ -118,7 +141,7 @@ class Joiner:
             ),
         )
         if added.rowcount:
-            self._resolve(feedback.prediction_id, event.judge)
+            self._unresolved.add((feedback.prediction_id, event.judge))
         return accepted_at
 
     def _take_report(self, report: PodReport) -> float:
@@ -137,9 +160,10 @@ class Joiner:
 
     def _resolve(self, prediction_id: str, judge: bytes) -> None:
         """Settle all judgements of one prediction by one judge; without the prediction they wait."""
-        created = self._db.execute("SELECT created_at FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchone()
-        if created is None:
+        found = self._db.execute("SELECT created_at, label FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchone()
+        if found is None:
             return
+        created_at, answered = found
         judgements = self._db.execute(
             "SELECT id, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge = ?"
             " ORDER BY accepted_at DESC, feedback_id DESC",
@@ -149,7 +173,7 @@ class Joiner:
         for feedback, state, signal, label, accepted_at in judgements:
             if state in _RESOLVED:
                 continue
-            refusal = self._refusal(signal, label, accepted_at - created[0])
+            refusal = self._refusal(signal, label if signal == "correction" else answered, accepted_at - created_at)
             if refusal:
                 self._set(feedback, *refusal)
             elif signal == "retraction" or superseded_by == State.FEEDBACK_STATE_RETRACTED:
@@ -166,7 +190,7 @@ class Joiner:
     def _refusal(self, signal: str, label: str | None, age: float) -> tuple[int, str] | None:
         if age > self._window:
             return State.FEEDBACK_STATE_EXPIRED, f"accepted {age:.0f} s after its prediction; the feedback window is {self._window:.0f} s"
-        if signal == "correction" and label not in self._labels:
+        if label not in self._labels:
             return State.FEEDBACK_STATE_REJECTED, f"the model has no label {label!r}"
         if not signal:
             return State.FEEDBACK_STATE_REJECTED, "it carries no signal"

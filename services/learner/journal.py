@@ -64,17 +64,14 @@ class Journal:
 
     def acquire(self, at_least: int) -> bool:
         """Take the lease with an epoch above `at_least` and all earlier ones, if nobody else's still runs."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with _translated(), self._immediate():
             epoch, holder, deadline = self.db.execute("SELECT epoch, holder, deadline FROM lease").fetchone()
             now = self._clock()
-            free = deadline < now or holder == self._holder
-            if free:
-                self.epoch = 1 + max(epoch, at_least)
-                self.db.execute("UPDATE lease SET epoch = ?, holder = ?, deadline = ?", (self.epoch, self._holder, now + LEASE_SECONDS))
-        finally:
-            self.db.execute("COMMIT")
-        return bool(free)
+            if deadline >= now and holder != self._holder:
+                return False
+            self.epoch = 1 + max(epoch, at_least)
+            self.db.execute("UPDATE lease SET epoch = ?, holder = ?, deadline = ?", (self.epoch, self._holder, now + LEASE_SECONDS))
+            return True
 
     def renew(self) -> None:
         """Keep the lease while nothing else is written, if it is time to. Raises LeaseLost."""
@@ -84,7 +81,8 @@ class Journal:
 
     def release(self) -> None:
         """Give the lease back, so that a successor need not wait."""
-        self.db.execute("UPDATE lease SET deadline = 0 WHERE epoch = ? AND holder = ?", (self.epoch, self._holder))
+        with _translated(), self._immediate():
+            self.db.execute("UPDATE lease SET deadline = 0 WHERE epoch = ? AND holder = ?", (self.epoch, self._holder))
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -94,22 +92,19 @@ class Journal:
             LeaseLost: another process holds it; nothing was changed.
             Misconfigured: the file cannot be written, as on a full disk. What was computed and not recorded must not be published.
         """
-        try:
-            with self._immediate():
-                yield self.db
-        except sqlite3.OperationalError as error:
-            raise Misconfigured(f"the journal cannot be written ({error}): free some disk space and start the learner again") from error
-
-    @contextmanager
-    def _immediate(self) -> Iterator[None]:
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with _translated(), self._immediate():
             renewed = self.db.execute(
                 "UPDATE lease SET deadline = ? WHERE epoch = ? AND holder = ?", (self._clock() + LEASE_SECONDS, self.epoch, self._holder)
             )
             if renewed.rowcount == 0:
                 raise LeaseLost("another learner holds the lease on this data folder")
             self._renewed = self._clock()
+            yield self.db
+
+    @contextmanager
+    def _immediate(self) -> Iterator[None]:
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
             yield
         except BaseException:
             if self.db.in_transaction:  # a full disk rolls back by itself
@@ -132,6 +127,7 @@ class Journal:
                 times = [joiner.take(event) for event in record.events]
                 read_until[record.partition] = max(read_until.get(record.partition, 0.0), *times, 0.0)
                 position[record.partition] = record.position + 1
+            joiner.resolve()
             read_until.update(dict.fromkeys(page.at_end, self._clock()))
             db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
@@ -144,7 +140,7 @@ class Journal:
         with self.transaction() as db:
             read_until = dict(db.execute("SELECT partition, read_until FROM positions").fetchall())
             joiner.expire(min((read_until.get(partition, 0.0) for partition in partitions), default=0.0))
-            db.execute("DELETE FROM predictions WHERE created_at < ?", (self._clock() - history,))
+            joiner.forget(self._clock() - history)
         _count(joiner)
 
     # Rows
@@ -243,6 +239,10 @@ class Journal:
                 (version, parent, manifest, patch_bytes),
             )
 
+    def is_published(self, version: int) -> bool:
+        """Whether `published` has recorded it."""
+        return self.db.execute("SELECT 1 FROM versions WHERE version = ?", (version,)).fetchone() is not None
+
     def evaluated(self, version: int, *, accuracy: float | None, blessed: bool) -> None:
         """Record what the full evaluation of a published version found."""
         with self.transaction() as db:
@@ -255,15 +255,15 @@ class Journal:
             raise NotFound(f"version {version} was never published")
         return str(found[0])
 
-    def included(self, after: int, version: int) -> list[float]:
-        """When the feedback that `version` includes and `after` does not was accepted, Unix seconds."""
-        found = self.db.execute("SELECT accepted_at FROM feedback WHERE version > ? AND version <= ?", (after, version))
-        return [accepted_at for (accepted_at,) in found]
+    def included(self, after: int, version: int, limit: int) -> list[float]:
+        """When the newest `limit` feedbacks that `version` includes and `after` does not were accepted, Unix seconds."""
+        query = "SELECT accepted_at FROM feedback WHERE version > ? AND version <= ? ORDER BY version DESC LIMIT ?"
+        return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
 
     def kept(self, blessed: int, since: float) -> list[int]:
-        """Versions that stay: the last `blessed` blessed ones, and those from which a redo may start (`since`: of reset rows)."""
+        """Versions that stay: the last `blessed` blessed ones, and those from which a redo may start (of rows made after `since`)."""
         newest = self.db.execute("SELECT version FROM versions WHERE blessed ORDER BY version DESC LIMIT ?", (blessed,)).fetchall()
-        bases = self.db.execute("SELECT version FROM rows WHERE kind IN ('init', 'rebase')").fetchall()
+        bases = self.db.execute("SELECT version FROM rows WHERE kind IN ('init', 'rebase') AND created_at > ?", (since,)).fetchall()
         resets = self.db.execute("SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)).fetchall()
         return sorted({version for (version,) in (*newest, *bases, *resets)})
 
@@ -273,7 +273,8 @@ class Journal:
 
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:
-            version = 1 + int(self.db.execute("SELECT coalesce(max(version), 0) FROM rows").fetchone()[0])
+            newest = self.db.execute("SELECT max(version) FROM rows WHERE version IS NOT NULL").fetchone()[0]
+            version = 1 + (newest or 0)
         row = Row(self.next_row(), kind, version, body, recipe.digest, digest, self._clock())
         self.db.execute("INSERT OR IGNORE INTO recipes VALUES (?, ?)", (recipe.digest, recipe.body))
         self.db.execute(
@@ -286,6 +287,17 @@ class Journal:
         query = f"SELECT row, kind, version, body, recipe, state_digest, created_at FROM rows WHERE {condition}"  # noqa: S608  no input in it
         for row, kind, version, body, *rest in self.db.execute(query, parameters).fetchall():
             yield Row(row, kind, version, json.loads(body), *rest)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say in one sentence why SQLite cannot write. Raises Misconfigured."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        full = "full" in str(error) or "disk" in str(error)
+        hint = "free some disk space and start the learner again" if full else "is another program using it?"
+        raise Misconfigured(f"the journal cannot be written ({error}): {hint}") from error
 
 
 def _count(joiner: Joiner) -> None:

@@ -28,8 +28,12 @@ _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
 """A restart redoes at most this much."""
 _BLESSED_KEPT = 10
 """Blessed versions that stay in the stores."""
-_IDLE, _CHORES = 0.05, 10.0
-"""Seconds to wait for events when nothing is to do, and between rounds of housekeeping."""
+_IDLE, _READ_AGAIN = 0.05, 1.0
+"""Seconds to wait for events when nothing is to do, and before a log that is away is asked again."""
+_RELEASE, _CHORES = 1.0, 10.0
+"""Seconds between two releases of what was read, and between two rounds of the other housekeeping."""
+_RECORDS = 64
+"""Records read at once: each is a group commit, and the lease is renewed between two reads."""
 
 _log = telemetry.logger(part="loop")
 
@@ -72,6 +76,8 @@ class LearnerLoop:
         self._last_start = 0.0
         self._saved_row, self._saved_at = 0, time.monotonic()
         self._chores_at = 0.0
+        self._released_at = 0.0
+        self._read_again_at = 0.0
 
     def stop(self) -> None:
         """Make `run` return after the turn under way."""
@@ -102,23 +108,39 @@ class LearnerLoop:
         parts = self._parts
         parts.journal.renew()
         self._read()
-        due = time.monotonic() - self._last_start >= self._pace.step_interval
         waiting = parts.batches.waiting()
         telemetry.gauge("learner_lag_events").set(waiting)
+        due = self._seconds_until_due() <= 0.0
         if due and waiting:
             self._step()
         elif due and self._settles:
             self._settle()
-        elif parts.examiner.has_work and (not waiting or parts.examiner.has_credit):
+        elif self._may_examine(waiting):
             parts.examiner.turn()
         self._chores()
 
     def _read(self) -> None:
+        """Take in what the log has; while it cannot be reached, what was read before is worked on."""
+        if time.monotonic() < self._read_again_at:
+            return
         parts = self._parts
-        busy = self._settles or parts.examiner.has_work or parts.batches.waiting()
-        page = parts.log.read(parts.journal.positions(), limit=1000, timeout=0.0 if busy else _IDLE)
+        waiting = parts.batches.waiting()
+        idle = min(_IDLE, max(0.0, self._seconds_until_due())) if waiting or self._settles else _IDLE
+        try:
+            page = parts.log.read(parts.journal.positions(), limit=_RECORDS, timeout=0.0 if self._may_examine(waiting) else idle)
+        except Unavailable as error:
+            _log.warning("the event log cannot be reached; going on with what was read", reason=error.reason)
+            self._read_again_at = time.monotonic() + _READ_AGAIN
+            return
         if page.records:
             parts.journal.ingest(page, parts.joiner)
+
+    def _seconds_until_due(self) -> float:
+        return self._last_start + self._pace.step_interval - time.monotonic()
+
+    def _may_examine(self, waiting: int) -> bool:
+        examiner = self._parts.examiner
+        return examiner.has_work and (not (waiting or self._settles) or examiner.has_credit)
 
     # Rows
 
@@ -139,10 +161,10 @@ class LearnerLoop:
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
-        parts.publication.publish(row, staged)
         self._settles, self._refused = SETTLES, []
-        parts.examiner.earn(time.monotonic() - self._last_start)
         _observe(report)
+        parts.publication.publish(row, staged)
+        parts.examiner.earn(time.monotonic() - self._last_start)
 
     def _settle(self) -> None:
         self._last_start = time.monotonic()
@@ -161,19 +183,20 @@ class LearnerLoop:
         self._refused.append(tuple(feedback))
         if len(self._refused) >= _REFUSALS:
             given_back = [one for refused in self._refused for one in refused]
-            self._reset(f"{_REFUSALS} steps in a row were refused; the last: {why}")
-            self._parts.journal.give_back(given_back)
+            self._reset(f"{_REFUSALS} steps in a row were refused; the last: {why}", given_back)
 
-    def _reset(self, why: str) -> None:
-        """Serve the blessed version's bytes again, as a new version."""
+    def _reset(self, why: str, given_back: Sequence[int] = ()) -> None:
+        """Serve the blessed version's bytes again, as a new version; feedback `given_back` is taken again."""
         parts, blessed = self._parts, self._parts.publication.blessed
         _log.warning("back to the blessed version", version=blessed, reason=why)
         telemetry.counter("guard_decisions_total").labels("reset").inc()
         parts.trainer.reset(parts.publication.load(blessed))
         staged = parts.publication.stage(parts.trainer.bits)
-        parts.publication.publish(parts.journal.reset(blessed, self._recipe, staged.digest, why), staged)
+        row = parts.journal.reset(blessed, self._recipe, staged.digest, why)
+        parts.journal.give_back(given_back)
         self._settles, self._refused = 0, []
         self._save(wait=False)
+        parts.publication.publish(row, staged)
 
     # Housekeeping
 
@@ -181,13 +204,15 @@ class LearnerLoop:
         newest = self._parts.journal.next_row() - 1
         if newest - self._saved_row >= _SAVE_ROWS or (newest > self._saved_row and time.monotonic() - self._saved_at > _SAVE_SECONDS):
             self._save(wait=False)
+        parts = self._parts
+        if time.monotonic() - self._released_at > _RELEASE:
+            self._released_at = time.monotonic()
+            parts.log.release(parts.journal.positions())
         if time.monotonic() - self._chores_at < _CHORES:
             return
         self._chores_at = time.monotonic()
-        parts = self._parts
         parts.publication.check()
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
-        parts.log.release(parts.journal.positions())
         parts.publication.publisher.collect(parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history))
         parts.publication.catch_up(parts.trainer.bits)
 

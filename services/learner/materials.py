@@ -69,7 +69,7 @@ def choose_device(settings: Settings) -> torch.device:
 
 
 def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return Recipe(
         learning_rate=settings.learning_rate,
         feedback_weight=settings.feedback_weight,
@@ -82,6 +82,15 @@ def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
         device=f"{device} {processor}",
         torch=torch.__version__,
     )
+
+
+def _processor() -> str:
+    """The processor's model, on which the last bits of a sum depend."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _rows(path: Path, labels: tuple[str, ...]) -> tuple[list[LabelledExample], str]:

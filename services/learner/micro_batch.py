@@ -11,7 +11,10 @@ from liveloop.errors import NotFound
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
-_REPLAYABLE = f"uses = 1 AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
+_REPLAYABLE = (
+    "FROM feedback INDEXED BY feedback_for_replay WHERE uses = 1"
+    f" AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
+)
 """Learnt from once: each feedback is used at most twice online."""
 
 
@@ -54,23 +57,27 @@ class MicroBatches:
 
     def held_out(self, limit: int) -> dict[str, FeedbackExample]:
         """The newest held-out feedbacks, by a name that stays theirs."""
-        rows = self._db.execute(
-            "SELECT id FROM feedback WHERE state = ? ORDER BY id DESC LIMIT ?", (State.FEEDBACK_STATE_HELD_OUT, limit)
-        ).fetchall()
+        query = "SELECT id FROM feedback JOIN predictions USING (prediction_id) WHERE state = ? ORDER BY id DESC LIMIT ?"
+        rows = self._db.execute(query, (State.FEEDBACK_STATE_HELD_OUT, limit)).fetchall()
         return {f"feedback:{feedback}": self._example(feedback) for (feedback,) in rows}
 
     def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
         """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""
-        query = f"SELECT min(id), max(id) FROM feedback WHERE {_REPLAYABLE}"  # noqa: S608  no input in it
-        low, high = self._db.execute(query).fetchone()
+        if not count:
+            return ()
+        low, high = (self._db.execute(f"SELECT id {_REPLAYABLE} ORDER BY id {order} LIMIT 1").fetchone() for order in ("ASC", "DESC"))
         if low is None:
             return ()
         found: dict[int, None] = {}
         for _ in range(count):
-            query = f"SELECT id FROM feedback WHERE {_REPLAYABLE} AND id >= ? ORDER BY id LIMIT 1"  # noqa: S608  likewise
-            row = self._db.execute(query, (rng.randint(low, high),)).fetchone()
+            at = rng.randint(low[0], high[0])
+            row = self._db.execute(f"SELECT id {_REPLAYABLE} AND id >= ? ORDER BY id LIMIT 1", (at,)).fetchone()
             found[row[0]] = None
-        return tuple(found)
+        return tuple(one for one in found if self._is_kept(one))
+
+    def _is_kept(self, feedback: int) -> bool:
+        query = "SELECT 1 FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?"
+        return self._db.execute(query, (feedback,)).fetchone() is not None
 
     def _example(self, feedback: int) -> FeedbackExample:
         row = self._db.execute(

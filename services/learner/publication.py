@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from liveloop import telemetry
-from liveloop.errors import HeadConflict, Misconfigured
+from liveloop.errors import BlobMissing, HeadConflict, Misconfigured
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
 from services.learner.guard import Gate
 from services.learner.journal import Journal, Row
+
+_INCLUDED = 10_000
+"""Newest feedbacks whose freshness pods observe for one version: a manifest with their times is well below a blob's size."""
 
 
 class Publication:
@@ -35,7 +38,7 @@ class Publication:
         if self._gate.held:
             return
         assert row.version is not None
-        included = self._journal.included(self.publisher.head.current, row.version)
+        included = self._journal.included(self.publisher.head.current, row.version, _INCLUDED)
         done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
         self._notify()
         self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
@@ -50,11 +53,24 @@ class Publication:
         if row is not None and row.version is not None and row.version > self.publisher.head.current:
             self.publish(row, self.stage(bits))
 
-    def bless(self, version: int) -> None:
-        """Say in the head that `version` passed the full evaluation."""
-        if version > self.blessed:
+    def know_current(self) -> None:
+        """Record the head's version as published, where a crash came between the head and the journal's note of it."""
+        head = self.publisher.head
+        link, parent = head.chain[-1], head.chain[-2].version if len(head.chain) > 1 else 0
+        if not self._journal.is_published(link.version):
+            self._journal.published(link.version, parent=parent, manifest=link.manifest, patch_bytes=link.patch_bytes)
+            self._journal.evaluated(link.version, accuracy=None, blessed=link.version == head.blessed)
+
+    def bless(self, version: int) -> bool:
+        """Say in the head that `version` passed the full evaluation; False where it was never published or is not kept any more."""
+        if version <= self.blessed:
+            return version == self.blessed
+        try:
             self.publisher.bless(version)
-            self._notify()
+        except BlobMissing:
+            return False
+        self._notify()
+        return True
 
     def load(self, version: int) -> np.ndarray:
         """The bits of a published version that is still kept. Raises NotFound, WeightsRefused, Unavailable."""

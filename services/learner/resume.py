@@ -17,10 +17,9 @@ def resume(parts: Parts, recipe: Recipe) -> None:
     if journal.last() is None:
         trainer.reset(publisher.state.bits)
         journal.change("init", recipe, {}, publisher.state.digest, version=publisher.head.current)
-        link = publisher.head.chain[-1]
-        journal.published(link.version, parent=0, manifest=link.manifest, patch_bytes=link.patch_bytes)
-        journal.evaluated(link.version, accuracy=None, blessed=link.version == publisher.head.blessed)
+        parts.publication.know_current()
         return
+    parts.publication.know_current()
     parts.examiner.gate.held = journal.is_held()
     trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
     try:
@@ -28,7 +27,8 @@ def resume(parts: Parts, recipe: Recipe) -> None:
     except Unequal as error:
         _log.warning("the journal cannot be redone to the bit here; going on from the redone state", reason=error.reason)
         trainer.reset(trainer.bits.copy())
-        journal.change("rebase", recipe, {"why": error.reason}, publisher.stage(trainer.bits).digest)
+        row = journal.change("rebase", recipe, {"why": error.reason}, publisher.stage(trainer.bits).digest)
+        parts.tensors.save(row.row, trainer.tensors(), wait=True)  # it can be redone before its version is published
     except (NotFound, WeightsRefused) as error:
         _log.warning("the journal cannot be redone; going on from what is served", reason=error.reason)
         trainer.reset(publisher.state.bits)

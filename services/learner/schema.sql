@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS rows (
   state_digest BLOB,                 -- of the served state it left
   created_at REAL NOT NULL
 );
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, created_at);
 CREATE UNIQUE INDEX IF NOT EXISTS rows_by_version ON rows (version) WHERE version IS NOT NULL;
 
 -- Recipes by digest, stored whole when they change.

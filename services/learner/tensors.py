@@ -26,6 +26,8 @@ class TensorCache:
     def __init__(self, folder: Path, *, history: float) -> None:
         """`history`: seconds for which one set a day is kept."""
         folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob("*.partial"):  # of a process that was killed while it wrote
+            partial.unlink()
         self._folder = folder
         self._history = history
         self._writer: threading.Thread | None = None

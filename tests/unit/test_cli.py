@@ -81,6 +81,23 @@ def test_an_answer_is_judged_by_the_beginning_of_its_id_and_then_followed_and_ta
     assert "retracted" in run("feedback", "status", whole).out
 
 
+def test_what_the_learner_has_not_read_yet_is_pending_where_it_was_sent(run: Run, loop: FakeLoop, tmp_path: Path):
+    whole, other = answer_id(run), answer_id(run)
+    loop.hold = True
+    sent = run("feedback", "send", whole, "up")
+    feedback_id = next(found for found in re.findall(UUID, sent.out) if found != whole)
+    for given in ([whole[:12]], [whole, feedback_id]):
+        ended = run("feedback", "status", *given)
+        assert (ended.code, ended.err) == (0, "")
+        assert re.search(rf"state\s+pending\s+feedback id\s+{feedback_id}", ended.out)
+    for given in ([other], [whole, other], [whole, "--data", str(tmp_path / "elsewhere")]):
+        assert run("feedback", "status", *given).code == 2
+
+
+def test_a_refused_judgement_names_its_field(run: Run):
+    assert "correction.label: " in run("feedback", "send", answer_id(run), "--correct", "purple").err
+
+
 @pytest.mark.parametrize(
     ("given", "signal"), [(["up"], "thumb"), (["--correct", "positive"], "correction"), (["--rating", "0.25"], "rating")]
 )
@@ -166,6 +183,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(run: Run, tmp_path: Path):
     for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
         ended = run("predict", "x", "--data", str(folder))
         assert (ended.code, "--data" in ended.err) == (2, True)
+        assert re.search(UUID, ended.out), "the answer was got, and is shown"
     (tmp_path / "liveloop-data").mkdir()
     (tmp_path / "liveloop-data" / "tokens.db").write_text("not a database " * 100)
     assert run("feedback", "send", "0", "up").code == 2

@@ -114,6 +114,21 @@ def test_a_refusal_keeps_its_kind_and_field_and_is_not_tried_again(client: Clien
         client.model()
 
 
+def test_a_web_proxy_in_the_environment_is_not_asked(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch):
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Client(loop.target, learner=loop.target) as client:
+        assert client.predict("x").label == "negative"
+
+
+def test_an_answer_larger_than_grpcs_own_limit_arrives(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "_answer", lambda store: inference_pb2.Prediction(label="x" * (5 << 20)))
+    with Client(loop.target) as client:
+        assert len(client.predict("x").label) == 5 << 20
+
+
 def test_a_loop_that_is_away_is_unavailable():
     with Client("127.0.0.1:1", timeout=2) as client, pytest.raises(Unavailable):
         client.predict("x")

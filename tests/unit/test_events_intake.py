@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,15 @@ def test_reader_and_writer_meet_in_the_file_that_the_settings_name(tmp_path: Pat
     with open_log(settings) as log:
         assert [list(record.events) for record in log.read({}, limit=1, timeout=5).records] == [[feedback(1)]]
     intake.close(0)
+
+
+def test_kafka_without_its_client_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kafka", None)
+    monkeypatch.delitem(sys.modules, "liveloop.events.kafka", raising=False)
+    settings = Settings(events_url="kafka://127.0.0.1:1/topic", data=tmp_path)
+    for opens in (open_log, open_intake):
+        with pytest.raises(Misconfigured, match=r"liveloop\[kafka\]"):
+            opens(settings)
 
 
 @pytest.mark.parametrize(

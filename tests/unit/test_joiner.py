@@ -61,10 +61,19 @@ def feedback(of: str, name: str, signal: str, seconds: float, judge: bytes = b"a
     return Event(feedback=FeedbackEvent(feedback=item, judge=judge, accepted_at=at(seconds)))
 
 
+class Resolving(Joiner):
+    """Resolves after each event, as a page of one does."""
+
+    def take(self, event: Event) -> float:
+        at = super().take(event)
+        self.resolve()
+        return at
+
+
 def new_joiner() -> Joiner:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript((Path(module.__file__).parent / "schema.sql").read_text())
-    return Joiner(db, labels=("negative", "positive"), window=WINDOW)
+    return Resolving(db, labels=("negative", "positive"), window=WINDOW)
 
 
 def states(joiner: Joiner) -> dict[tuple[str, str], int]:
@@ -128,6 +137,35 @@ def test_the_latest_usable_judgement_counts(signals: list[str], expected: list[s
         joiner.take(feedback(of, str(number), signal, 1.0 + number))
     found = states(joiner)
     assert [State.Name(found[of, str(number)]).removeprefix("FEEDBACK_STATE_").lower() for number in range(len(signals))] == expected
+
+
+@given(history=histories())
+def test_a_page_resolved_at_its_end_comes_to_the_same(history: list[Event]):
+    one_by_one, page = new_joiner(), new_joiner()
+    for event in history:
+        one_by_one.take(event)
+        Joiner.take(page, event)
+    page.resolve()
+    assert states(page) == states(one_by_one)
+
+
+def test_feedback_on_an_answer_with_a_label_of_another_model_is_rejected():
+    of, joiner = prediction_id(0), new_joiner()
+    event = prediction(of)
+    event.prediction.label = "anger"
+    joiner.take(event)
+    joiner.take(feedback(of, "x", "up", 1.0))
+    assert states(joiner)[of, "x"] == State.FEEDBACK_STATE_REJECTED
+
+
+def test_examples_are_forgotten_but_not_while_their_feedback_waits():
+    waiting, done, joiner = prediction_id(0), prediction_id(1), new_joiner()
+    for of in (waiting, done):
+        joiner.take(prediction(of))
+        joiner.take(feedback(of, "x", "up", 1.0))
+    joiner._db.execute("UPDATE feedback SET state = ? WHERE prediction_id = ?", (State.FEEDBACK_STATE_SERVED, done))
+    joiner.forget(START + 1)
+    assert joiner._db.execute("SELECT prediction_id FROM predictions").fetchall() == [(waiting,)]
 
 
 def test_feedback_before_its_prediction_waits_and_then_joins():

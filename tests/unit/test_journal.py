@@ -119,7 +119,7 @@ def test_a_row_names_its_feedback_and_the_feedback_its_row(tmp_path: Path):
     assert journal.db.execute("SELECT DISTINCT state, row, version FROM feedback").fetchall() == [
         (State.FEEDBACK_STATE_TRAINED, row.row, 2)
     ]
-    assert len(journal.included(1, 2)) == 2 and journal.included(2, 9) == []
+    assert len(journal.included(1, 2, 9)) == 2 and journal.included(2, 9, 9) == [] and len(journal.included(1, 2, 1)) == 1
     assert batches.build(row.body["new"], row.body["replayed"], row.body["task"]) == batch
 
 

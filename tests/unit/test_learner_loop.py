@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from liveloop.errors import Unavailable
 from liveloop.events.sqlite import SqliteLog
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
@@ -229,3 +231,70 @@ def test_the_evaluation_after_a_start_begins_with_the_blessed_version(bench: Ben
     monkeypatch.setattr(bench.parts.examiner.evaluator, "slice", lambda: None)
     bench.turn_until(lambda: begun)
     assert begun[0] == bench.head.blessed
+
+
+def test_a_crash_between_the_head_and_the_journals_note_of_it_heals(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def cut_off(*_, **__):
+        raise KeyboardInterrupt
+
+    bench.turn_until(bench.is_quiet)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bench.parts.journal, "published", cut_off)
+        bench.thumb(THUMB_UP)
+        bench.turn_until(lambda: False)
+    for _ in range(2):
+        bench.crash()
+        bench.turn_until(bench.is_quiet)
+        bench.parts.publication.load(bench.head.blessed)
+    assert bench.states() == [State.FEEDBACK_STATE_TRAINED]
+
+
+def test_examples_older_than_the_history_are_neither_replayed_nor_evaluated(bench: Bench):
+    bench.thumb(THUMB_UP, held_out=True)
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: State.FEEDBACK_STATE_TRAINED in bench.states())
+    bench.parts.journal.db.execute("DELETE FROM predictions")
+    assert bench.parts.batches.held_out(10) == {}
+    assert bench.parts.batches.choose(nominal=8, limit=8, rng=random.Random(0)).replayed == ()
+
+
+def test_a_held_learner_stays_held_after_a_restart_until_its_newest_version_is_good(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    bench.gate.held = True
+    bench.parts.journal.note("hold", RECIPE, version=1)
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
+    bench.crash()
+    assert bench.gate.held
+    bench.turn_until(lambda: bench.gate.blessed is not None)
+    assert bench.gate.held and bench.head.current == 1
+    bench.turn_until(bench.is_quiet)  # the newest version, evaluated, is no worse
+    assert not bench.gate.held and bench.head.current == bench.parts.journal.last().version
+
+
+def test_a_version_that_was_collected_is_not_blessed(bench: Bench):
+    bench.turn_until(bench.is_quiet)
+    assert bench.parts.publication.bless(99) is False and bench.head.blessed == 1
+
+
+def test_a_log_that_is_away_does_not_keep_joined_feedback_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def away(*_, **__):
+        raise Unavailable("the broker is away")
+
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_JOINED] or State.FEEDBACK_STATE_TRAINED in bench.states())
+    monkeypatch.setattr(bench.log, "read", away)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
+
+
+def test_a_failed_publish_keeps_its_settle_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def away(*_, **__):
+        raise Unavailable("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(bench.publisher, "publish", away)
+        bench.thumb(THUMB_UP)
+        bench.turn_until(lambda: False)
+    bench.turn_until(bench.is_quiet)
+    assert [row.kind for row in bench.parts.journal.since(0)] == ["init", "train", *["settle"] * SETTLES]
+    assert bench.head.current == bench.parts.journal.last().version

@@ -1,7 +1,8 @@
 """How gRPC is used: what a channel to a service is made with, and how an error crosses. Knows no service.
 
-An error is put into a status with details where it is raised, and back into the tree where it is caught. The details are google.rpc's RetryInfo and BadRequest, in the trailing metadata `grpc-status-details-bin`. The messages that ship with
-protobuf do not include those three, and each needs one field here: they are written and read by their field numbers.
+An error is put into a status with details where it is raised, and back into the tree where it is caught. The details are google.rpc's
+RetryInfo and BadRequest, in the trailing metadata `grpc-status-details-bin`. The messages that ship with protobuf do not include those
+three, and each needs one field here: they are written and read by their field numbers.
 """
 
 from __future__ import annotations

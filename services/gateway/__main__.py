@@ -16,17 +16,13 @@ import uvloop
 from liveloop import __version__, telemetry
 from liveloop.errors import Misconfigured
 from liveloop.ports import family
+from liveloop.rpc import CHANNEL_OPTIONS
 from liveloop.settings import Settings, host_port, load_settings
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 from services.gateway.app import create_app
 
 _GRACE = 10  # seconds for answers in flight at the end
-_CHANNEL_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # a service that comes back is found within a second
-    ("grpc.enable_http_proxy", 0),  # a proxy for the web is not on the way to the loop
-]
 
 
 class Server(uvicorn.Server):
@@ -48,8 +44,8 @@ async def serve(settings: Settings) -> None:
         Misconfigured: an address is wrong, or its port is in use.
     """
     listener = _listen(settings.gateway_listen)
-    inference = grpc.aio.insecure_channel(settings.inference_target or settings.inference_listen, options=_CHANNEL_OPTIONS)
-    learner = grpc.aio.insecure_channel(settings.learner_target or settings.learner_listen, options=_CHANNEL_OPTIONS)
+    inference = grpc.aio.insecure_channel(settings.inference_target or settings.inference_listen, options=CHANNEL_OPTIONS)
+    learner = grpc.aio.insecure_channel(settings.learner_target or settings.learner_listen, options=CHANNEL_OPTIONS)
     async with inference, learner:
         app = create_app(InferenceServiceStub(inference), LearnerServiceStub(learner))
         config = uvicorn.Config(

@@ -55,7 +55,7 @@ export async function sendFeedback(prediction, signal) {
     try {
       return (await post("/v1/feedback", feedback)).acks[0];
     } catch (problem) {
-      if (tried === 4 || ![0, 429, 503].includes(problem.status)) throw problem;
+      if (tried === 4 || ![0, 429, 503, 504].includes(problem.status)) throw problem;
       await wait(problem.status === 429 ? problem.retryAfter * 1000 : 200 * 2 ** tried);
     }
   }

@@ -89,6 +89,20 @@ class Subscriber:
                 _with_newest(local, lambda blob: self._load(local, blob))
             except (Unavailable, WeightsRefused):
                 raise error from None
+        else:
+            self._stay_ahead()
+
+    def _stay_ahead(self) -> None:
+        """Take the last good copy where it is newer than what the store gave: a store that went back must not take this pod with it."""
+        try:
+            blob = None if self._local is None else self._local.head()
+            if self._local is None or blob is None:
+                return
+            kept = open_head(blob, self._verify_key)
+            if kept.model_digest == self.head.model_digest and head_key(kept) > head_key(self.head):
+                self._load(self._local, blob)
+        except (Unavailable, WeightsRefused):
+            return  # what the store gave is served
 
     def next(self, timeout: float) -> Update | None:
         """Wait up to `timeout` seconds for a newer version and become it; versions skipped meanwhile are one update.

@@ -703,3 +703,15 @@ def test_the_last_good_copy_holds_one_version_alone(
     needed = Records(store, KEY.public_key()).needs(versions.publisher.head, kept=False)
     assert set(local.names()) == needed
     assert_holds(started(local), versions, 10)
+
+
+def test_a_pod_that_starts_on_a_store_that_went_back_serves_its_newer_copy(
+    store: DirectoryStore, versions: Versions, tmp_path: Path
+) -> None:
+    versions.publish()
+    shutil.copytree(tmp_path / "weights", tmp_path / "backup")
+    versions.publish()
+    newest = versions.publisher.head.current
+    local = DirectoryStore(tmp_path / "local")
+    started(store, local).keep_local()
+    assert started(DirectoryStore(tmp_path / "backup"), local).version == newest

@@ -160,13 +160,16 @@ class Loop:
 
 
 def free_settings(base: Settings) -> Settings:
-    """`base` with free loopback ports for all six listeners, below the range from which the system gives out its own."""
+    """`base` with free loopback ports for all six listeners, below the range from which the system gives out its own.
+
+    The gateway finds the other two at these.
+    """
     addresses: list[str] = []
     while len(addresses) < len(_LISTENERS):
         address = f"127.0.0.1:{random.randrange(20_000, 32_000)}"
         if address not in addresses and not _answers(address):
             addresses.append(address)
-    return base.model_copy(update=dict(zip(_LISTENERS, addresses, strict=True)))
+    return base.model_copy(update={**dict(zip(_LISTENERS, addresses, strict=True)), "inference_target": "", "learner_target": ""})
 
 
 def _answers(address: str) -> bool:

@@ -82,7 +82,14 @@ def _run(settings: Settings, stop: Stop) -> None:
     operations = telemetry.OperationsServer(settings.learner_ops_listen, ready.is_set)
     telemetry.gauge("build_info").labels(__version__, "learner").set(1)
     telemetry.gauge("learner_active").set(0)
-    telemetry.announce("feedback_outcomes_total", "learner_steps_total", "versions_published_total", "guard_decisions_total", "patch_bytes")
+    telemetry.announce(
+        "log_unreadable_total",
+        "feedback_outcomes_total",
+        "learner_steps_total",
+        "versions_published_total",
+        "guard_decisions_total",
+        "patch_bytes",
+    )
     journal = Journal(settings.data / "learner.db", holder=f"{socket.gethostname()}:{os.getpid()}")
     server = serve(settings.learner_listen, JournalView(settings.data / "learner.db"))
     device = choose_device(settings)

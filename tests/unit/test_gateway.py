@@ -34,7 +34,8 @@ from tests.unit.fake_services import FakeLoop, serve
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeLoop, Settings]]:
     with serve(FakeLoop()) as fake:
-        settings = free_settings(Settings(data=tmp_path_factory.mktemp("data"), inference_target=fake.target, learner_target=fake.target))
+        settings = free_settings(Settings(data=tmp_path_factory.mktemp("data")))
+        settings = settings.model_copy(update={"inference_target": fake.target, "learner_target": fake.target})
         with Loop(settings, services=("gateway",)):
             yield fake, settings
 

@@ -31,11 +31,15 @@ from services.gateway.transcoding import from_json, to_json
 from tests.unit.fake_services import FakeLoop, serve
 
 
+def settings_for(fake: FakeLoop, data: Path) -> Settings:
+    """A gateway on free ports in front of the fake services."""
+    return free_settings(Settings(data=data)).model_copy(update={"inference_target": fake.target, "learner_target": fake.target})
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeLoop, Settings]]:
     with serve(FakeLoop()) as fake:
-        settings = free_settings(Settings(data=tmp_path_factory.mktemp("data")))
-        settings = settings.model_copy(update={"inference_target": fake.target, "learner_target": fake.target})
+        settings = settings_for(fake, tmp_path_factory.mktemp("data"))
         with Loop(settings, services=("gateway",)):
             yield fake, settings
 
@@ -333,7 +337,7 @@ def test_a_port_in_use_or_a_wrong_address_is_one_sentence_and_exit_code_2(tmp_pa
 
 def test_a_stop_finishes_what_is_in_flight_and_exits_with_0(tmp_path: Path):
     with serve(FakeLoop()) as fake, ThreadPoolExecutor(1) as pool:
-        settings = free_settings(Settings(data=tmp_path, inference_target=fake.target, learner_target=fake.target))
+        settings = settings_for(fake, tmp_path)
         with Loop(settings, services=("gateway",)) as loop:
             fake.answering.clear()
             in_flight = pool.submit(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.servers import KafkaServer, ValkeyServer
+
+# A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs after them; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None)  # no test asserts a time
 settings.register_profile("nightly", deadline=None, max_examples=2000)

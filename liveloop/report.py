@@ -13,6 +13,8 @@ from rich.text import Text
 from liveloop.rpc import error_of
 from liveloop.v1 import inference_pb2, learner_pb2
 
+_SHORTEST = 8
+"""Characters of the last column that are shown in any terminal."""
 Rows = Sequence[tuple[str, ...]]
 
 
@@ -79,12 +81,16 @@ def _time(stamp: Timestamp) -> str:
 
 def _table(columns: Sequence[str], rows: Rows) -> None:
     """Rows under a header; the last column is cut where the terminal is too narrow."""
+    console = Console()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis" if column == columns[-1] else "fold")
+        table.add_column(column, no_wrap=True)
+    taken = sum(2 + max(len(column), *(len(row[number]) for row in rows)) for number, column in enumerate(columns[:-1])) if rows else 0
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        last = Text(row[-1])
+        last.truncate(max(_SHORTEST, console.width - taken - 2), overflow="ellipsis")
+        table.add_row(*(Text(cell) for cell in row[:-1]), last)
+    console.print(table)
 
 
 def _list(*rows: tuple[str, str]) -> None:

@@ -21,7 +21,7 @@ from tests.e2e.running import LIVELOOP, Running, wait_for
 
 def test_a_port_in_use_is_one_sentence(loop: Running, template: Path) -> None:
     _, taken = host_port(loop.settings.inference_listen)
-    said = refusal([LIVELOOP, "up", "--data", template, "--grpc-port", str(taken)])
+    said = refusal([LIVELOOP, "up", "--data", template, "--grpc-port", str(taken)], free_settings(Settings()))
     assert str(taken) in said
 
 

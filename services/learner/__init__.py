@@ -4,7 +4,7 @@ joiner.py         what becomes of a feedback, whatever the order in which events
 micro_batch.py    what one step learns from
 trainer.py        master, moments and EMA; one optimiser step
 guard.py          the cheap checks before a step, and the gate on publishing
-journal.py        the append-only record of every step and decision, under a lease; view.py: as others read it
+journal.py        the append-only record of every step and decision; lease.py: who may write it; view.py: as others read it
 publication.py    from a journal row to a version that pods can fetch
 evaluator.py      the full evaluation of served bytes, in slices; examiner.py: which version, and what follows
 loop.py           read, join, step, guard, journal, publish

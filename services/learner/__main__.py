@@ -24,7 +24,8 @@ from liveloop.weights.store import WeightStore
 from services.learner.examiner import Examiner
 from services.learner.guard import Gate
 from services.learner.joiner import Joiner
-from services.learner.journal import Journal, LeaseLost
+from services.learner.journal import Journal
+from services.learner.lease import LeaseLost
 from services.learner.loop import LearnerLoop, Pace, Parts
 from services.learner.materials import Materials, choose_device, load_materials
 from services.learner.micro_batch import MicroBatches

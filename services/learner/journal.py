@@ -6,28 +6,20 @@ Everything is written in transactions that begin by checking the lease: a proces
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from liveloop import telemetry
-from liveloop.errors import LiveloopError, Misconfigured, NotFound
+from liveloop.errors import NotFound
 from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
+from services.learner.lease import LeasedDatabase
 from services.learner.micro_batch import MicroBatch
 from services.learner.trainer import Recipe
-
-LEASE_SECONDS = 4.0
-"""How long a holder may be silent before another process takes over; it renews with every transaction."""
-
-
-class LeaseLost(LiveloopError):
-    """Another process holds the lease: this one writes nothing more and stands by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,74 +35,12 @@ class Row:
     created_at: float
 
 
-class Journal:
-    """The learner's own truth. One connection, used by one thread; `clock` gives Unix seconds."""
+class Journal(LeasedDatabase):
+    """The learner's own truth. One connection, used by one thread."""
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises Misconfigured when it cannot be used."""
-        self._holder = holder
-        self._clock = clock
-        self.epoch = 0
-        self._renewed = 0.0
-        try:
-            self.db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-            self.db.execute("PRAGMA journal_mode = WAL")
-            self.db.execute("PRAGMA synchronous = FULL")
-            self.db.executescript((Path(__file__).parent / "schema.sql").read_text())
-        except sqlite3.Error as error:
-            raise Misconfigured(f"the journal {path} cannot be opened: {error}") from error
-
-    # The lease
-
-    def acquire(self, at_least: int) -> bool:
-        """Take the lease with an epoch above `at_least` and all earlier ones, if nobody else's still runs."""
-        with _translated(), self._immediate():
-            epoch, holder, deadline = self.db.execute("SELECT epoch, holder, deadline FROM lease").fetchone()
-            now = self._clock()
-            if deadline >= now and holder != self._holder:
-                return False
-            self.epoch = 1 + max(epoch, at_least)
-            self.db.execute("UPDATE lease SET epoch = ?, holder = ?, deadline = ?", (self.epoch, self._holder, now + LEASE_SECONDS))
-            return True
-
-    def renew(self) -> None:
-        """Keep the lease while nothing else is written, if it is time to. Raises LeaseLost."""
-        if self._clock() - self._renewed > LEASE_SECONDS / 4:
-            with self.transaction():
-                pass
-
-    def release(self) -> None:
-        """Give the lease back, so that a successor need not wait."""
-        with _translated(), self._immediate():
-            self.db.execute("UPDATE lease SET deadline = 0 WHERE epoch = ? AND holder = ?", (self.epoch, self._holder))
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction under the lease.
-
-        Raises:
-            LeaseLost: another process holds it; nothing was changed.
-            Misconfigured: the file cannot be written, as on a full disk. What was computed and not recorded must not be published.
-        """
-        with _translated(), self._immediate():
-            renewed = self.db.execute(
-                "UPDATE lease SET deadline = ? WHERE epoch = ? AND holder = ?", (self._clock() + LEASE_SECONDS, self.epoch, self._holder)
-            )
-            if renewed.rowcount == 0:
-                raise LeaseLost("another learner holds the lease on this data folder")
-            self._renewed = self._clock()
-            yield self.db
-
-    @contextmanager
-    def _immediate(self) -> Iterator[None]:
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self.db.in_transaction:  # a full disk rolls back by itself
-                self.db.execute("ROLLBACK")
-            raise
-        self.db.execute("COMMIT")
+        super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), holder=holder, clock=clock)
 
     # Events in
 
@@ -267,10 +197,6 @@ class Journal:
         resets = self.db.execute("SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)).fetchall()
         return sorted({version for (version,) in (*newest, *bases, *resets)})
 
-    def close(self) -> None:
-        """Close the file."""
-        self.db.close()
-
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:
             newest = self.db.execute("SELECT max(version) FROM rows WHERE version IS NOT NULL").fetchone()[0]
@@ -287,17 +213,6 @@ class Journal:
         query = f"SELECT row, kind, version, body, recipe, state_digest, created_at FROM rows WHERE {condition}"  # noqa: S608  no input in it
         for row, kind, version, body, *rest in self.db.execute(query, parameters).fetchall():
             yield Row(row, kind, version, json.loads(body), *rest)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Say in one sentence why SQLite cannot write. Raises Misconfigured."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        full = "full" in str(error) or "disk" in str(error)
-        hint = "free some disk space and start the learner again" if full else "is another program using it?"
-        raise Misconfigured(f"the journal cannot be written ({error}): {hint}") from error
 
 
 def _count(joiner: Joiner) -> None:

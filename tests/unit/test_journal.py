@@ -12,7 +12,8 @@ from liveloop.events import Page, Record
 from liveloop.tasks import LabelledExample
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
-from services.learner.journal import LEASE_SECONDS, Journal, LeaseLost
+from services.learner.journal import Journal
+from services.learner.lease import LEASE_SECONDS, LeaseLost
 from services.learner.micro_batch import MicroBatches
 from services.learner.view import JournalView
 from tests.unit.test_joiner import feedback, prediction, prediction_id

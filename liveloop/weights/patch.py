@@ -77,11 +77,6 @@ def decode(part: bytes, *, total: int) -> tuple[Positions, Bits]:
     return positions, (zigzag >> 1) ^ np.negative(zigzag & 1)
 
 
-def part_start(part: bytes) -> int:
-    """The index before which a part changes nothing. Raises BlobCorrupt."""
-    return int(_split(part)[0].start)
-
-
 def _encode_parts(positions: Positions, deltas: Bits, start: int) -> list[bytes]:
     part = _encode_part(positions, deltas, start)
     if len(part) <= BLOB_LIMIT:

@@ -44,6 +44,30 @@ THUMB_DOWN: Thumb.ValueType  # 2
 """"This was wrong", without saying what would have been right."""
 Global___Thumb: _TypeAlias = Thumb  # noqa: Y015
 
+class _Channel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Channel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANNEL_UNSPECIFIED: _Channel.ValueType  # 0
+    """As CURRENT: there is no canary."""
+    CHANNEL_CURRENT: _Channel.ValueType  # 1
+    """The head's current version."""
+    CHANNEL_BLESSED: _Channel.ValueType  # 2
+    """The head's blessed version, while a canary keeps the current one to a share of the callers."""
+
+class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
+    """Which of the two versions that the head names answers a caller."""
+
+CHANNEL_UNSPECIFIED: Channel.ValueType  # 0
+"""As CURRENT: there is no canary."""
+CHANNEL_CURRENT: Channel.ValueType  # 1
+"""The head's current version."""
+CHANNEL_BLESSED: Channel.ValueType  # 2
+"""The head's blessed version, while a canary keeps the current one to a share of the callers."""
+Global___Channel: _TypeAlias = Channel  # noqa: Y015
+
 @_typing.final
 class Input(_message.Message):
     """One thing to classify. A oneof, so that other kinds of input can be added beside text."""
@@ -220,6 +244,7 @@ class PredictionEvent(_message.Message):
     ASKER_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """UUIDv7: its first 48 bits are the time of the answer in Unix milliseconds."""
     label: _builtins.str
@@ -232,6 +257,8 @@ class PredictionEvent(_message.Message):
     """Probability the model gave to `label`, in (0, 1]."""
     asker: _builtins.bytes
     """Keyed hash of the asker."""
+    channel: Global___Channel.ValueType
+    """Which channel answered."""
     @_builtins.property
     def input(self) -> Global___Input:
         """What was asked."""
@@ -256,10 +283,11 @@ class PredictionEvent(_message.Message):
         asker: _builtins.bytes = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        channel: Global___Channel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "created_at", b"created_at", "input", b"input", "label", b"label", "prediction_id", b"prediction_id", "propensity", b"propensity", "score", b"score", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "channel", b"channel", "created_at", b"created_at", "input", b"input", "label", b"label", "prediction_id", b"prediction_id", "propensity", b"propensity", "score", b"score", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,6 +328,44 @@ class FeedbackEvent(_message.Message):
 Global___FeedbackEvent: _TypeAlias = FeedbackEvent  # noqa: Y015
 
 @_typing.final
+class ChannelReport(_message.Message):
+    """What one channel of a pod did since the pod's last report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    channel: Global___Channel.ValueType
+    """Which channel."""
+    version: _builtins.int
+    """The version it serves now."""
+    answered: _builtins.int
+    """Inputs answered."""
+    failed: _builtins.int
+    """Inputs that the model could not compute."""
+    seconds: _builtins.float
+    """Seconds of computing in all, so that seconds / answered is the mean time for one input."""
+    def __init__(
+        self,
+        *,
+        channel: Global___Channel.ValueType = ...,
+        version: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "channel", b"channel", "failed", b"failed", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelReport: _TypeAlias = ChannelReport  # noqa: Y015
+
+@_typing.final
 class PodReport(_message.Message):
     """What a serving pod tells about itself, at every flip and every 10 seconds."""
 
@@ -311,6 +377,7 @@ class PodReport(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FLIPPED_AT_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
     pod: _builtins.str
     """The pod's name, unique among the pods."""
     version: _builtins.int
@@ -327,6 +394,10 @@ class PodReport(_message.Message):
     def reported_at(self) -> _timestamp_pb2.Timestamp:
         """When this was reported."""
 
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChannelReport]:
+        """Every channel in use: one without a canary, two with one."""
+
     def __init__(
         self,
         *,
@@ -336,10 +407,11 @@ class PodReport(_message.Message):
         revision: _builtins.int = ...,
         flipped_at: _timestamp_pb2.Timestamp | None = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
+        channels: _abc.Iterable[Global___ChannelReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["flipped_at", b"flipped_at", "reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "flipped_at", b"flipped_at", "pod", b"pod", "reported_at", b"reported_at", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "epoch", b"epoch", "flipped_at", b"flipped_at", "pod", b"pod", "reported_at", b"reported_at", "revision", b"revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19liveloop/v1/learner.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x18GetFeedbackStatusRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\"\xea\x01\n\x19GetFeedbackStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.liveloop.v1.FeedbackState\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\x12-\n\tserved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x07 \x01(\t\"$\n\x13ListVersionsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xff\x01\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\r\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\r\x12\x13\n\x0bpatch_bytes\x18\x06 \x01(\x04\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62lessed\x18\x08 \x01(\x08\x12\x0f\n\x07\x63urrent\x18\t \x01(\x08\x12\x15\n\x08\x61\x63\x63uracy\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04pods\x18\x0b \x01(\r\x12\x0c\n\x04held\x18\x0c \x01(\x08\x42\x0b\n\t_accuracy\">\n\x14ListVersionsResponse\x12&\n\x08versions\x18\x01 \x03(\x0b\x32\x14.liveloop.v1.Version*\xd0\x02\n\rFeedbackState\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_PENDING\x10\x01\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_STATE_JOINED\x10\x02\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_TRAINED\x10\x03\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_STATE_SERVED\x10\x04\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_STATE_SUPERSEDED\x10\x05\x12\x1c\n\x18\x46\x45\x45\x44\x42\x41\x43K_STATE_RETRACTED\x10\x06\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_STATE_QUARANTINED\x10\x07\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_EXPIRED\x10\x08\x12\x1b\n\x17\x46\x45\x45\x44\x42\x41\x43K_STATE_REJECTED\x10\t\x12\x1b\n\x17\x46\x45\x45\x44\x42\x41\x43K_STATE_HELD_OUT\x10\n2\xc9\x01\n\x0eLearnerService\x12\x62\n\x11GetFeedbackStatus\x12%.liveloop.v1.GetFeedbackStatusRequest\x1a&.liveloop.v1.GetFeedbackStatusResponse\x12S\n\x0cListVersions\x12 .liveloop.v1.ListVersionsRequest\x1a!.liveloop.v1.ListVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19liveloop/v1/learner.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x18GetFeedbackStatusRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\"\xea\x01\n\x19GetFeedbackStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.liveloop.v1.FeedbackState\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\x12-\n\tserved_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x07 \x01(\t\"$\n\x13ListVersionsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xe2\x02\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\r\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\r\x12\x13\n\x0bpatch_bytes\x18\x06 \x01(\x04\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62lessed\x18\x08 \x01(\x08\x12\x0f\n\x07\x63urrent\x18\t \x01(\x08\x12\x15\n\x08\x61\x63\x63uracy\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04pods\x18\x0b \x01(\r\x12\x0c\n\x04held\x18\x0c \x01(\x08\x12(\n\x05state\x18\r \x01(\x0e\x32\x19.liveloop.v1.VersionState\x12\x0e\n\x06pinned\x18\x0e \x01(\x08\x12\'\n\x06scores\x18\x0f \x03(\x0b\x32\x17.liveloop.v1.SplitScoreB\x0b\n\t_accuracy\";\n\nSplitScore\x12\r\n\x05split\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\r\">\n\x14ListVersionsResponse\x12&\n\x08versions\x18\x01 \x03(\x0b\x32\x14.liveloop.v1.Version\";\n\x0ePromoteRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"\x11\n\x0fPromoteResponse\"<\n\x0fRollbackRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"8\n\x10RollbackResponse\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x13\n\x0bquarantined\x18\x02 \x01(\r\"7\n\nPinRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"\r\n\x0bPinResponse\"9\n\x0cUnpinRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"\x0f\n\rUnpinResponse\"(\n\x0cPauseRequest\x12\x0b\n\x03who\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\")\n\rResumeRequest\x12\x0b\n\x03who\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse\"&\n\x15ListQuarantineRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xa0\x01\n\x13QuarantinedFeedback\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x0e\n\x06signal\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\r\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x16ListQuarantineResponse\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32 .liveloop.v1.QuarantinedFeedback\x12\r\n\x05total\x18\x02 \x01(\r\":\n\x0c\x46\x65\x65\x64\x62\x61\x63kName\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\"a\n\x18ReleaseQuarantineRequest\x12+\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x19.liveloop.v1.FeedbackName\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"-\n\x19ReleaseQuarantineResponse\x12\x10\n\x08released\x18\x01 \x01(\r\"^\n\x15\x44ropQuarantineRequest\x12+\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x19.liveloop.v1.FeedbackName\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\")\n\x16\x44ropQuarantineResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\r*\xd0\x02\n\rFeedbackState\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_PENDING\x10\x01\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_STATE_JOINED\x10\x02\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_TRAINED\x10\x03\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_STATE_SERVED\x10\x04\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_STATE_SUPERSEDED\x10\x05\x12\x1c\n\x18\x46\x45\x45\x44\x42\x41\x43K_STATE_RETRACTED\x10\x06\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_STATE_QUARANTINED\x10\x07\x12\x1a\n\x16\x46\x45\x45\x44\x42\x41\x43K_STATE_EXPIRED\x10\x08\x12\x1b\n\x17\x46\x45\x45\x44\x42\x41\x43K_STATE_REJECTED\x10\t\x12\x1b\n\x17\x46\x45\x45\x44\x42\x41\x43K_STATE_HELD_OUT\x10\n*\xb6\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VERSION_STATE_HELD\x10\x01\x12\x1b\n\x17VERSION_STATE_PUBLISHED\x10\x02\x12\x18\n\x14VERSION_STATE_CANARY\x10\x03\x12\x19\n\x15VERSION_STATE_BLESSED\x10\x04\x12\x1d\n\x19VERSION_STATE_ROLLED_BACK\x10\x05\x32\xef\x06\n\x0eLearnerService\x12\x62\n\x11GetFeedbackStatus\x12%.liveloop.v1.GetFeedbackStatusRequest\x1a&.liveloop.v1.GetFeedbackStatusResponse\x12S\n\x0cListVersions\x12 .liveloop.v1.ListVersionsRequest\x1a!.liveloop.v1.ListVersionsResponse\x12\x44\n\x07Promote\x12\x1b.liveloop.v1.PromoteRequest\x1a\x1c.liveloop.v1.PromoteResponse\x12G\n\x08Rollback\x12\x1c.liveloop.v1.RollbackRequest\x1a\x1d.liveloop.v1.RollbackResponse\x12\x38\n\x03Pin\x12\x17.liveloop.v1.PinRequest\x1a\x18.liveloop.v1.PinResponse\x12>\n\x05Unpin\x12\x19.liveloop.v1.UnpinRequest\x1a\x1a.liveloop.v1.UnpinResponse\x12>\n\x05Pause\x12\x19.liveloop.v1.PauseRequest\x1a\x1a.liveloop.v1.PauseResponse\x12\x41\n\x06Resume\x12\x1a.liveloop.v1.ResumeRequest\x1a\x1b.liveloop.v1.ResumeResponse\x12Y\n\x0eListQuarantine\x12\".liveloop.v1.ListQuarantineRequest\x1a#.liveloop.v1.ListQuarantineResponse\x12\x62\n\x11ReleaseQuarantine\x12%.liveloop.v1.ReleaseQuarantineRequest\x1a&.liveloop.v1.ReleaseQuarantineResponse\x12Y\n\x0e\x44ropQuarantine\x12\".liveloop.v1.DropQuarantineRequest\x1a#.liveloop.v1.DropQuarantineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'liveloop.v1.learner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEEDBACKSTATE']._serialized_start=745
-  _globals['_FEEDBACKSTATE']._serialized_end=1081
+  _globals['_FEEDBACKSTATE']._serialized_start=2014
+  _globals['_FEEDBACKSTATE']._serialized_end=2350
+  _globals['_VERSIONSTATE']._serialized_start=2353
+  _globals['_VERSIONSTATE']._serialized_end=2535
   _globals['_GETFEEDBACKSTATUSREQUEST']._serialized_start=75
   _globals['_GETFEEDBACKSTATUSREQUEST']._serialized_end=145
   _globals['_GETFEEDBACKSTATUSRESPONSE']._serialized_start=148
@@ -41,9 +43,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVERSIONSREQUEST']._serialized_start=384
   _globals['_LISTVERSIONSREQUEST']._serialized_end=420
   _globals['_VERSION']._serialized_start=423
-  _globals['_VERSION']._serialized_end=678
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=680
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=742
-  _globals['_LEARNERSERVICE']._serialized_start=1084
-  _globals['_LEARNERSERVICE']._serialized_end=1285
+  _globals['_VERSION']._serialized_end=777
+  _globals['_SPLITSCORE']._serialized_start=779
+  _globals['_SPLITSCORE']._serialized_end=838
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=840
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=902
+  _globals['_PROMOTEREQUEST']._serialized_start=904
+  _globals['_PROMOTEREQUEST']._serialized_end=963
+  _globals['_PROMOTERESPONSE']._serialized_start=965
+  _globals['_PROMOTERESPONSE']._serialized_end=982
+  _globals['_ROLLBACKREQUEST']._serialized_start=984
+  _globals['_ROLLBACKREQUEST']._serialized_end=1044
+  _globals['_ROLLBACKRESPONSE']._serialized_start=1046
+  _globals['_ROLLBACKRESPONSE']._serialized_end=1102
+  _globals['_PINREQUEST']._serialized_start=1104
+  _globals['_PINREQUEST']._serialized_end=1159
+  _globals['_PINRESPONSE']._serialized_start=1161
+  _globals['_PINRESPONSE']._serialized_end=1174
+  _globals['_UNPINREQUEST']._serialized_start=1176
+  _globals['_UNPINREQUEST']._serialized_end=1233
+  _globals['_UNPINRESPONSE']._serialized_start=1235
+  _globals['_UNPINRESPONSE']._serialized_end=1250
+  _globals['_PAUSEREQUEST']._serialized_start=1252
+  _globals['_PAUSEREQUEST']._serialized_end=1292
+  _globals['_PAUSERESPONSE']._serialized_start=1294
+  _globals['_PAUSERESPONSE']._serialized_end=1309
+  _globals['_RESUMEREQUEST']._serialized_start=1311
+  _globals['_RESUMEREQUEST']._serialized_end=1352
+  _globals['_RESUMERESPONSE']._serialized_start=1354
+  _globals['_RESUMERESPONSE']._serialized_end=1370
+  _globals['_LISTQUARANTINEREQUEST']._serialized_start=1372
+  _globals['_LISTQUARANTINEREQUEST']._serialized_end=1410
+  _globals['_QUARANTINEDFEEDBACK']._serialized_start=1413
+  _globals['_QUARANTINEDFEEDBACK']._serialized_end=1573
+  _globals['_LISTQUARANTINERESPONSE']._serialized_start=1575
+  _globals['_LISTQUARANTINERESPONSE']._serialized_end=1666
+  _globals['_FEEDBACKNAME']._serialized_start=1668
+  _globals['_FEEDBACKNAME']._serialized_end=1726
+  _globals['_RELEASEQUARANTINEREQUEST']._serialized_start=1728
+  _globals['_RELEASEQUARANTINEREQUEST']._serialized_end=1825
+  _globals['_RELEASEQUARANTINERESPONSE']._serialized_start=1827
+  _globals['_RELEASEQUARANTINERESPONSE']._serialized_end=1872
+  _globals['_DROPQUARANTINEREQUEST']._serialized_start=1874
+  _globals['_DROPQUARANTINEREQUEST']._serialized_end=1968
+  _globals['_DROPQUARANTINERESPONSE']._serialized_start=1970
+  _globals['_DROPQUARANTINERESPONSE']._serialized_end=2011
+  _globals['_LEARNERSERVICE']._serialized_start=2538
+  _globals['_LEARNERSERVICE']._serialized_end=3417
 # @@protoc_insertion_point(module_scope)

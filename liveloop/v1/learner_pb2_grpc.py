@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class LearnerServiceStub:
-    """Tells what the learner did. Answered from its journal.
+    """Tells what the learner did, answered from its journal, and takes an operator's orders. An order is journalled with who and why; a learner
+    that stands by refuses it with FAILED_PRECONDITION. `who` and `why` are free text of at most 256 bytes each; `who` must not be empty.
     """
 
     def __init__(self, channel):
@@ -45,10 +46,56 @@ class LearnerServiceStub:
                 request_serializer=liveloop_dot_v1_dot_learner__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=liveloop_dot_v1_dot_learner__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.Promote = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Promote',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.PromoteRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.PromoteResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Rollback',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Pin',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.PinRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.PinResponse.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Unpin',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.UnpinRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.UnpinResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Pause',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.PauseRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Resume',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/liveloop.v1.LearnerService/ListQuarantine',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantine = channel.unary_unary(
+                '/liveloop.v1.LearnerService/ReleaseQuarantine',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineResponse.FromString,
+                _registered_method=True)
+        self.DropQuarantine = channel.unary_unary(
+                '/liveloop.v1.LearnerService/DropQuarantine',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.FromString,
+                _registered_method=True)
 
 
 class LearnerServiceServicer:
-    """Tells what the learner did. Answered from its journal.
+    """Tells what the learner did, answered from its journal, and takes an operator's orders. An order is journalled with who and why; a learner
+    that stands by refuses it with FAILED_PRECONDITION. `who` and `why` are free text of at most 256 bytes each; `who` must not be empty.
     """
 
     def GetFeedbackStatus(self, request, context):
@@ -60,6 +107,69 @@ class LearnerServiceServicer:
 
     def ListVersions(self, request, context):
         """The versions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Promote(self, request, context):
+        """Bless a published version by hand. NOT_FOUND: never published; FAILED_PRECONDITION: not kept any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Serve an older version's weights again, as a new version; the feedback that the undone steps introduced is quarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keep a version from collection, however old.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Let a pinned version go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Take no more steps; feedback is still read and joined. Lasts over restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Take steps again, also after the guard paused training.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantine(self, request, context):
+        """What the guard set aside, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantine(self, request, context):
+        """Let quarantined feedback train, in a new step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropQuarantine(self, request, context):
+        """Reject quarantined feedback for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +188,51 @@ def add_LearnerServiceServicer_to_server(servicer, server):
                     request_deserializer=liveloop_dot_v1_dot_learner__pb2.ListVersionsRequest.FromString,
                     response_serializer=liveloop_dot_v1_dot_learner__pb2.ListVersionsResponse.SerializeToString,
             ),
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.PromoteRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.PromoteResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.RollbackRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.RollbackResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.PinRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.PinResponse.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.UnpinRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.UnpinResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.PauseRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.ResumeRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.ResumeResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.ListQuarantineResponse.SerializeToString,
+            ),
+            'ReleaseQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantine,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineResponse.SerializeToString,
+            ),
+            'DropQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropQuarantine,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'liveloop.v1.LearnerService', rpc_method_handlers)
@@ -87,7 +242,8 @@ def add_LearnerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LearnerService:
-    """Tells what the learner did. Answered from its journal.
+    """Tells what the learner did, answered from its journal, and takes an operator's orders. An order is journalled with who and why; a learner
+    that stands by refuses it with FAILED_PRECONDITION. `who` and `why` are free text of at most 256 bytes each; `who` must not be empty.
     """
 
     @staticmethod
@@ -134,6 +290,249 @@ class LearnerService:
             '/liveloop.v1.LearnerService/ListVersions',
             liveloop_dot_v1_dot_learner__pb2.ListVersionsRequest.SerializeToString,
             liveloop_dot_v1_dot_learner__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Promote',
+            liveloop_dot_v1_dot_learner__pb2.PromoteRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.PromoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Rollback',
+            liveloop_dot_v1_dot_learner__pb2.RollbackRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Pin',
+            liveloop_dot_v1_dot_learner__pb2.PinRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.PinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Unpin',
+            liveloop_dot_v1_dot_learner__pb2.UnpinRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Pause',
+            liveloop_dot_v1_dot_learner__pb2.PauseRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Resume',
+            liveloop_dot_v1_dot_learner__pb2.ResumeRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/ListQuarantine',
+            liveloop_dot_v1_dot_learner__pb2.ListQuarantineRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/ReleaseQuarantine',
+            liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.ReleaseQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/DropQuarantine',
+            liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.FromString,
             options,
             channel_credentials,
             insecure,

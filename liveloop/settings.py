@@ -19,7 +19,9 @@ class Settings(BaseSettings):
     data: Path = Field(Path("liveloop-data"), description="folder with all state of an embedded run")
     cache: Path = Field(Path("~/.cache/liveloop"), description="folder of the demo's model and data, and of finished warm starts")
     events_url: str = Field("", description="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC; empty: events.db in the data folder")
-    weights_url: str = Field("", description="file:///FOLDER or redis://HOST:PORT; empty: weights/ in the data folder")
+    weights_url: str = Field("", description="file:///FOLDER or redis://HOST:PORT (docs/operations.md); empty: weights/ in the data folder")
+    redis_password_file: Path | None = Field(None, description="password of Redis, one line; read again for every new connection")
+    redis_ca_file: Path | None = Field(None, description="certificate authority of Redis with TLS, PEM; empty: the system's")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
 
     inference_listen: str = Field("127.0.0.1:50051", description="gRPC address of the inference service, host:port")

@@ -13,6 +13,7 @@ mirror.py       Mirror: keeps one store like another
 store.py        WeightStore: the port
 directory.py    DirectoryStore: the embedded adapter
 redis.py        RedisStore: the distributed adapter
+redis_client.py where Redis is and how to get in: URL, password, TLS, Sentinel, Cluster
 """
 
 from __future__ import annotations
@@ -24,22 +25,24 @@ from liveloop.errors import Misconfigured
 from liveloop.weights.store import WeightStore
 
 
-def open_store(url: str) -> WeightStore:
-    """The store at `file:///FOLDER` or `redis://[:PASSWORD@]HOST:PORT[/DATABASE][?prefix=NAME]`; connects when it is first used.
+def open_store(url: str, *, password_file: Path | None = None, ca_file: Path | None = None) -> WeightStore:
+    """The store at `file:///FOLDER`, or in Redis at a URL of the forms in redis_client.py; connects when it is first used.
+
+    The files hold the password of Redis and the certificate authority of its TLS, where the URL and the system's do not.
 
     Raises:
-        Misconfigured: the URL is of no known kind.
+        Misconfigured: the URL is of no known kind, or a file cannot be used.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path not in ("", "/") and not parts.netloc:
         from liveloop.weights.directory import DirectoryStore
 
         return DirectoryStore(Path(unquote(parts.path)))
-    if parts.scheme in ("redis", "rediss") and parts.hostname:
+    if parts.scheme.startswith("redis") and parts.netloc:
         try:
             from liveloop.weights.redis import RedisStore  # an extra, absent where the embedded store is enough
         except ModuleNotFoundError as error:
             raise Misconfigured("a redis:// weight store needs redis-py: install liveloop[redis]") from error
 
-        return RedisStore(url)
+        return RedisStore(url, password_file=password_file, ca_file=ca_file)
     raise Misconfigured(f"the weight store's URL is neither file:///FOLDER nor redis://HOST:PORT (its scheme is {parts.scheme!r})")

@@ -66,6 +66,8 @@ class DirectoryStore:
             with self._locked():
                 newest = self._newest()
                 current = newest[0] if newest else None
+                if newest is not None and newest[1] == head:
+                    return
                 if current != expected or (current is not None and (epoch, revision) <= current):
                     raise HeadConflict(f"the head is {current}, not {expected}: another publisher moved it, or holds a newer epoch")
                 path = self._heads / f"{epoch:020d}-{revision:020d}"

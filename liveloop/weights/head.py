@@ -61,20 +61,12 @@ class HeadRecord:
         head.kept.extend(links[version] for version in sorted(kept & links.keys()))
         if head != before:
             head.revision = before.revision + 1 if self._epoch == before.epoch else 1
-            self._write(head, expected=before)
+            self._store.set_head(sign_head(head, self._key), epoch=head.epoch, revision=head.revision, expected=head_key(before))
             self.head, self.links = head, links
 
     def forget(self, needed: Set[str]) -> None:
         """Let go of the versions whose manifests are not among the blobs `needed`."""
         self.links = {version: link for version, link in self.links.items() if link.manifest in needed}
-
-    def _write(self, head: Head, *, expected: Head) -> None:
-        blob = sign_head(head, self._key)
-        try:
-            self._store.set_head(blob, epoch=head.epoch, revision=head.revision, expected=head_key(expected))
-        except HeadConflict:
-            if self._store.head() != blob:  # else an earlier try got through without our hearing of it
-                raise
 
 
 @dataclass(frozen=True, slots=True)

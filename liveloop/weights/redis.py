@@ -1,33 +1,31 @@
-"""The distributed weight store: Redis. The only module that knows redis-py; knows nothing of what blobs mean.
+"""The distributed weight store: Redis. Knows keys and commands; knows nothing of what blobs mean, nor of where the server is.
 
     {PREFIX}:blob:NAME    a blob
     {PREFIX}:head         a hash: epoch, revision, head
     {PREFIX}:moved        a channel: told after every new head
 
 PREFIX is `liveloop`, or what the URL's query names (`?prefix=x`); the braces put everything on one node of a cluster. Redis is a copy
-of the learner's truth: nothing here asks it to be durable, and no CONFIG is needed.
+of the learner's truth: nothing here asks it to be durable, to expire or to evict, and no CONFIG is needed. What each role may do there is
+in deploy/redis/users.acl.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self, cast
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, Unavailable
+from liveloop.errors import BlobMissing, HeadConflict, Unavailable
 from liveloop.weights.manifest import HeadKey
+from liveloop.weights.redis_client import FAILURES, check_files, client_for, parse, reason
 from liveloop.weights.store import blob_name, check_blob, is_name
 
-_CONNECT_TIMEOUT, _TIMEOUT = 2.0, 5.0
 _POLL = 1.0
 """Seconds between two looks at the head while waiting: the channel only wakes up."""
 
@@ -39,7 +37,8 @@ _NAMES = 1000
 
 # KEYS: head, channel. ARGV: expected epoch and revision (empty: none), new epoch, revision, head. Answers what is there when it refuses.
 _SET_HEAD = """
-local there = redis.call('HMGET', KEYS[1], 'epoch', 'revision')
+local there = redis.call('HMGET', KEYS[1], 'epoch', 'revision', 'head')
+if there[3] == ARGV[5] then return {} end
 local epoch, revision = there[1] or '', there[2] or ''
 if epoch ~= ARGV[1] or revision ~= ARGV[2] then return {epoch, revision} end
 if epoch ~= '' then
@@ -55,26 +54,15 @@ return {}
 class RedisStore:
     """A WeightStore in Redis, shared by any number of processes and threads; connects when it is first used."""
 
-    def __init__(self, url: str) -> None:
-        """Use the Redis at `redis://[:PASSWORD@]HOST:PORT[/DATABASE][?prefix=NAME]`. Raises Misconfigured."""
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
-        prefix = query.pop("prefix", "liveloop")
-        if query or not re.fullmatch(r"[A-Za-z0-9_.-]+", prefix):
-            raise Misconfigured("the weight store's URL takes ?prefix=NAME (letters, digits, _ . -) and nothing else")
-        self._blob, self._head, self._channel = f"{{{prefix}}}:blob:", f"{{{prefix}}}:head", f"{{{prefix}}}:moved"
-        try:
-            self._place = f"{parts.hostname}:{parts.port or 6379}"
-            self._client = redis.Redis.from_url(
-                urlunsplit(parts._replace(query="")),
-                socket_connect_timeout=_CONNECT_TIMEOUT,
-                socket_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),  # the server may have closed an idle one
-                decode_responses=False,
-            )
-        except ValueError as error:
-            raise Misconfigured("the weight store's URL is not redis://[:PASSWORD@]HOST:PORT[/DATABASE]") from error
-        self._set_head = self._client.register_script(_SET_HEAD)
+    def __init__(self, url: str, *, password_file: Path | None = None, ca_file: Path | None = None) -> None:
+        """Use the Redis at a URL of the forms in redis_client.py. Raises Misconfigured."""
+        self._address = parse(url)
+        self._files = {"password_file": password_file, "ca_file": ca_file}
+        check_files(self._address, **self._files)
+        tag = f"{{{self._address.prefix}}}"
+        self._blob, self._head, self._channel = f"{tag}:blob:", f"{tag}:head", f"{tag}:moved"
+        self._connecting = threading.Lock()
+        self._connected: redis.Redis | None = None
         self._mine = threading.local()  # each thread's subscription
 
     def put(self, blobs: Mapping[str, bytes]) -> None:
@@ -95,7 +83,7 @@ class RedisStore:
                 blobs = cast("list[bytes | None]", self._client.mget([self._blob + name for name in batch]))
                 for name, blob in zip(batch, blobs, strict=True):
                     if blob is None:
-                        raise BlobMissing(f"the blob {name} is not in the weight store at {self._place}")
+                        raise BlobMissing(f"the blob {name} is not in the weight store at {self._address}")
                     found.append(check_blob(name, blob))
         return found
 
@@ -119,10 +107,13 @@ class RedisStore:
         """Replace the head in one script, and tell those who wait."""
         before = ("", "") if expected is None else expected
         with self._as_unavailable():
-            there = cast("list[bytes]", self._set_head(keys=[self._head, self._channel], args=[*before, epoch, revision, head]))
+            arguments = [self._head, self._channel, *before, epoch, revision, head]
+            there = cast("list[bytes]", self._client.eval(_SET_HEAD, 2, *arguments))
         if there:
             found = "-".join(part.decode() for part in there)
-            raise HeadConflict(f"the head at {self._place} is {found}, not {expected}: another publisher moved it, or holds a newer epoch")
+            raise HeadConflict(
+                f"the head at {self._address} is {found}, not {expected}: another publisher moved it, or holds a newer epoch"
+            )
 
     def wait(self, seen: HeadKey | None, timeout: float) -> bool:
         """Wait for the channel, and look at the head every second all the same."""
@@ -154,13 +145,23 @@ class RedisStore:
 
     def close(self) -> None:
         """Close every connection."""
-        self._client.connection_pool.disconnect(inuse_connections=True)
+        with self._connecting:
+            if self._connected is not None:
+                self._connected.close()
+            self._connected = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _client(self) -> redis.Redis:
+        with self._connecting:
+            if self._connected is None:
+                self._connected = client_for(self._address, **self._files)
+            return self._connected
 
     def _key(self) -> HeadKey | None:
         epoch, revision = cast("list[bytes | None]", self._client.hmget(self._head, ["epoch", "revision"]))
@@ -177,9 +178,9 @@ class RedisStore:
     def _as_unavailable(self) -> Iterator[None]:
         try:
             yield
-        except (redis.RedisError, OSError) as error:
+        except FAILURES as error:
             self._mine.subscription = None
-            raise Unavailable(f"the weight store at {self._place} does not answer ({type(error).__name__})") from error
+            raise Unavailable(f"the weight store at {self._address} {reason(error)}") from error
 
 
 def _batched(names: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -62,7 +62,8 @@ class WeightStore(Protocol):
     def set_head(self, head: bytes, *, epoch: int, revision: int, expected: tuple[int, int] | None) -> None:
         """Replace the head if it is still the one of (epoch, revision) `expected` (None: if there is none).
 
-        Raises HeadConflict when it is not, or when (epoch, revision) is not greater than what is there; Unavailable.
+        The same bytes again are harmless: an earlier try may have got through without its answer. Raises HeadConflict when it is
+        another, or when (epoch, revision) is not greater than what is there; Unavailable.
         """
         ...
 

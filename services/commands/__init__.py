@@ -31,6 +31,7 @@ def _up(
     ops_port: Annotated[int | None, typer.Option(min=1, max=65_533, help="First of three ports for metrics and probes.")] = None,
     events_url: Annotated[str | None, typer.Option(help="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC.")] = None,
     weights_url: Annotated[str | None, typer.Option(help="file:///FOLDER or redis://HOST:PORT.")] = None,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Replace the head of another model in Redis.")] = False,
 ) -> None:
     """Keep the loop running, with a page to try it on; an empty data folder is first initialised with the demo model."""
     from rich.console import Console
@@ -45,6 +46,7 @@ def _up(
         ops_port=ops_port,
         events_url=events_url,
         weights_url=weights_url,
+        take_over=take_over or None,
     )
     up(settings, Console())
 

@@ -55,9 +55,10 @@ def up_settings(
     ops_port: int | None,
     events_url: str | None,
     weights_url: str | None,
+    take_over: bool | None,
 ) -> Settings:
     """The settings with the ports of the command line; the hosts stay. Raises Misconfigured."""
-    base = load_settings(data=data, events_url=events_url, weights_url=weights_url)
+    base = load_settings(data=data, events_url=events_url, weights_url=weights_url, take_over=take_over)
     ports = {"inference_listen": grpc_port, "learner_listen": learner_port, "gateway_listen": http_port}
     if ops_port is not None:
         ports |= {"gateway_ops_listen": ops_port, "inference_ops_listen": ops_port + 1, "learner_ops_listen": ops_port + 2}

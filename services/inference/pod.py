@@ -48,7 +48,8 @@ def load_pod(settings: Settings, stopping: threading.Event) -> Pod | None:
     torch.set_num_threads(settings.inference_threads or max(1, (os.cpu_count() or 2) // 2))  # the other half is the learner's
     distributed = not settings.weights.startswith("file:")
     local = DirectoryStore(_copy_folder(settings)) if distributed else None
-    subscriber = Subscriber(open_store(settings.weights), keys.verify_key(settings), local=local)
+    store = open_store(settings.weights, password_file=settings.redis_password_file, ca_file=settings.redis_ca_file)
+    subscriber = Subscriber(store, keys.verify_key(settings), local=local)
     if not _start(subscriber, stopping):
         return None
     task = Classification(subscriber.bundle)

@@ -116,10 +116,9 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
     """Stand by until the lease is free, then run the loop until stopped. Raises LeaseLost."""
     trainer, evaluator = materials.trainer(device), materials.evaluator(device)
     ready.set()
-    remote = None if settings.weights.startswith("file:") else open_store(settings.weights)
-    while not journal.acquire(at_least=max(materials.epoch, _epoch_of(remote, materials))):
-        if stop.event.wait(_STANDBY_POLL):
-            return
+    remote = _remote(settings)
+    if not _take_lease(journal, remote, materials, stop):
+        return
     telemetry.gauge("learner_active").set(1)
     mirror = None if remote is None else Mirror(materials.store, remote, take_over=settings.take_over)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
@@ -149,6 +148,27 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
             mirror.close(5.0)
         if remote is not None:
             remote.close()
+
+
+def _remote(settings: Settings) -> WeightStore | None:
+    """The store to mirror to, where there is one beside the learner's own."""
+    if settings.weights.startswith("file:"):
+        return None
+    return open_store(settings.weights, password_file=settings.redis_password_file, ca_file=settings.redis_ca_file)
+
+
+def _take_lease(journal: Journal, remote: WeightStore | None, materials: Materials, stop: Stop) -> bool:
+    """Wait for the lease and take it with an epoch above every store's; False when stopped meanwhile.
+
+    The store to mirror to is asked only by who holds the lease: one that hangs must not keep a standby from taking it.
+    """
+    at_least = materials.epoch
+    while not stop.event.is_set():
+        if not journal.acquire(at_least=at_least):
+            stop.event.wait(_STANDBY_POLL)
+        elif (at_least := _epoch_of(remote, materials)) < journal.epoch:
+            return True
+    return False
 
 
 def _epoch_of(remote: WeightStore | None, materials: Materials) -> int:

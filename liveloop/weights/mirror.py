@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 
-from liveloop.errors import LiveloopError, Misconfigured, Unavailable, WeightsRefused
+from liveloop.errors import LiveloopError, Misconfigured, Unavailable
 from liveloop.telemetry import logger
 from liveloop.weights.manifest import head_key, open_head
 from liveloop.weights.records import BATCH, Records
@@ -78,14 +78,6 @@ class Copier:
         return head_key(head)
 
 
-def mirror(source: WeightStore, target: WeightStore, *, take_over: bool = False) -> bool:
-    """Copy the source's head and every blob it needs; False when the target had them all. Raises as `Copier.copy` does."""
-    blob = source.head()
-    if blob is None:
-        raise Unavailable("the weight store to copy from holds no model yet")
-    return Copier(source, target, take_over=take_over).copy(blob)
-
-
 class Mirror:
     """A thread that keeps `target` like `source`, also when the target was away, was flushed or lost blobs."""
 
@@ -125,8 +117,8 @@ class Mirror:
                 self.failure = error
                 self._log.error(error.reason)
                 return
-            except (Unavailable, WeightsRefused) as error:
-                self._failed(error)
+            except Exception as error:  # noqa: BLE001  the top of the loop: the next try may find either store or the disk again
+                self._failed(error if isinstance(error, LiveloopError) else Unavailable(f"copying failed: {error!r}"))
                 rest, check_at = min(2 * rest, _CHECK), 0.0
             else:
                 self._succeeded()

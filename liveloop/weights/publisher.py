@@ -237,8 +237,9 @@ class Publisher:
     def _write_keyframe(self, keyframe: Keyframe) -> None:
         try:
             keyframe.write(self._store)
-        except LiveloopError as error:  # the chain grows until a later try succeeds
-            logger(part="publisher").warning("keyframe not written", version=keyframe.link.version, reason=error.reason)
+        except Exception as error:  # noqa: BLE001  the top of the thread: the chain grows until a later try succeeds
+            reason = error.reason if isinstance(error, LiveloopError) else repr(error)
+            logger(part="publisher").warning("keyframe not written", version=keyframe.link.version, reason=reason)
             with self._lock:
                 self._writing = None
         else:

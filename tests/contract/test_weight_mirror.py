@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from liveloop.weights import open_store
 from liveloop.weights import publisher as publishing
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_head
-from liveloop.weights.mirror import Mirror, mirror
+from liveloop.weights.mirror import Copier, Mirror
 from liveloop.weights.publisher import Publisher
 from liveloop.weights.records import Records
 from liveloop.weights.store import WeightStore
@@ -54,6 +55,12 @@ def running(source: WeightStore, target: WeightStore, *, take_over: bool = False
         thread.close(PATIENCE)
 
 
+def copied(source: WeightStore, target: WeightStore) -> bool:
+    head = source.head()
+    assert head is not None
+    return Copier(source, target).copy(head)
+
+
 def started(store: WeightStore) -> Subscriber:
     pod = Subscriber(store, KEY.public_key())
     pod.start()
@@ -68,11 +75,11 @@ def forget_everything(redis_url: str, prefix: str) -> None:
 
 def test_a_mirrored_store_serves_the_same_bits(source: DirectoryStore, target: WeightStore) -> None:
     versions = Versions(source)
-    assert mirror(source, target)
+    assert copied(source, target)
     pod = started(target)
     versions.publish()
-    assert mirror(source, target)
-    assert not mirror(source, target)
+    assert copied(source, target)
+    assert not copied(source, target)
     update = pod.next(PATIENCE)
     assert update is not None
     assert update.version == 2
@@ -94,8 +101,25 @@ def test_two_pods_hold_the_same_bits_as_versions_flow(source: DirectoryStore, ta
 
 
 def test_an_empty_source_is_unavailable(source: DirectoryStore, target: WeightStore) -> None:
-    with pytest.raises(Unavailable):
-        mirror(source, target)
+    with running(source, target) as thread:
+        wait_until(lambda: isinstance(thread.failure, Unavailable))
+
+
+def test_a_mirror_survives_an_error_that_nobody_foresaw(
+    source: DirectoryStore, target: WeightStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Versions(source)
+    head, errors = DirectoryStore.head, [MemoryError(), ValueError("unforeseen")]
+
+    def failing_head(self: DirectoryStore) -> bytes | None:
+        if threading.current_thread().name == "mirror" and errors:
+            raise errors.pop()
+        return head(self)
+
+    monkeypatch.setattr(DirectoryStore, "head", failing_head)
+    with running(source, target) as thread:
+        wait_until(lambda: thread.failure is None and target.head() == source.head())
+    assert not errors
 
 
 def test_a_flushed_redis_is_filled_again(
@@ -161,10 +185,10 @@ def test_another_model_in_redis_stops_the_mirror_until_it_may_take_over(
 ) -> None:
     other = DirectoryStore(tmp_path / "other")
     Versions(other, model="other")
-    mirror(other, target)
+    copied(other, target)
     Versions(source, epoch=2)
     with pytest.raises(Misconfigured, match="another model"):
-        mirror(source, target)
+        copied(source, target)
     with running(source, target) as thread:
         wait_until(lambda: isinstance(thread.failure, Misconfigured))
     assert target.head() == other.head()
@@ -175,29 +199,29 @@ def test_another_model_in_redis_stops_the_mirror_until_it_may_take_over(
 
 def test_a_learner_with_an_old_epoch_does_not_move_the_head_of_redis(tmp_path: Path, source: DirectoryStore, target: WeightStore) -> None:
     versions = Versions(source)
-    mirror(source, target)
+    copied(source, target)
     ahead = DirectoryStore(tmp_path / "ahead")
     ahead.put({name: source.get([name])[0] for name in source.names()})
     head = source.head()
     assert head is not None
     ahead.set_head(head, epoch=1, revision=1, expected=None)
     Publisher(ahead, KEY, epoch=5).close()
-    mirror(ahead, target)
+    copied(ahead, target)
     versions.publish()
     with pytest.raises(HeadConflict):
-        mirror(source, target)
+        copied(source, target)
     assert target.head() == ahead.head()
 
 
 def test_a_damaged_source_is_not_copied(tmp_path: Path, source: DirectoryStore, target: WeightStore) -> None:
     versions = Versions(source)
-    mirror(source, target)
+    copied(source, target)
     good = target.head()
     versions.publish()
     name = next(name for name in source.names() if name not in set(target.names()) and name != versions.manifests[2])
     (tmp_path / "weights" / "blobs" / name[:2] / name).write_bytes(b"damaged")
     with pytest.raises(BlobCorrupt):
-        mirror(source, target)
+        copied(source, target)
     assert target.head() == good
 
 

@@ -349,12 +349,11 @@ def test_a_keyframe_that_cannot_be_written_is_tried_again(
     store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keyframe_every(3, monkeypatch)
-    put, failures = DirectoryStore.put, [1, 1]
+    put, failures = DirectoryStore.put, [Unavailable("no space left on the device"), MemoryError()]
 
     def failing_put(self: DirectoryStore, blobs: dict[str, bytes]) -> None:
         if threading.current_thread().name == "keyframe" and failures:
-            failures.pop()
-            raise Unavailable("no space left on the device")
+            raise failures.pop()
         put(self, blobs)
 
     monkeypatch.setattr(DirectoryStore, "put", failing_put)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
 
 from blake3 import blake3
 
@@ -27,7 +27,7 @@ def check_layout(layout: Layout) -> None:
     for spec in layout.tensors:
         if spec.offset != offset:
             raise WrongLayout(f"the tensor {spec.name!r} does not begin where the one before it ends")
-        offset += prod(spec.shape)
+        offset += _elements(spec.shape, layout.total)
         boundaries.add(offset)
     if offset == 0 or offset != layout.total:
         raise WrongLayout(f"the tensors hold {offset} elements, the layout says {layout.total}")
@@ -35,3 +35,13 @@ def check_layout(layout: Layout) -> None:
         raise WrongLayout("the frozen part does not end between two tensors")
     if len({spec.name for spec in layout.tensors}) != len(layout.tensors):
         raise WrongLayout("two tensors have the same name")
+
+
+def _elements(shape: Sequence[int], limit: int) -> int:
+    """Elements of a tensor. Raises WrongLayout beyond `limit`, before the product grows to a number that takes minutes."""
+    count = 1
+    for size in shape:
+        count *= size
+        if count > limit:
+            raise WrongLayout(f"a tensor holds more than the {limit} elements of its layout")
+    return count

@@ -14,9 +14,16 @@ from google.protobuf.message import DecodeError
 from liveloop.errors import BadSignature, BlobCorrupt
 from liveloop.times import unix_seconds
 from liveloop.v1.weights_pb2 import Head, Manifest, Signed
+from liveloop.weights.store import BLOB_LIMIT
 
 HeadKey = tuple[int, int]
 """(epoch, revision): of two heads the greater one counts."""
+
+_BUNDLE_LIMIT = 256
+"""Parts of a model bundle: 256 MiB, ten times the largest tokenizers."""
+
+_KEYFRAME_LIMIT = 64
+"""Parts of a keyframe's list of chunks: a state of 2 TiB."""
 
 
 def sign(purpose: str, payload: bytes, key: Ed25519PrivateKey) -> bytes:
@@ -30,7 +37,10 @@ def open_signed(purpose: str, blob: bytes, verify_key: Ed25519PublicKey | None) 
 
     Raises:
         BadSignature: not signed for this purpose with this key.
+        BlobCorrupt: larger than any record.
     """
+    if len(blob) > BLOB_LIMIT:
+        raise BlobCorrupt(f"a {purpose} of {len(blob)} bytes")
     try:
         signed = Signed.FromString(blob)
         if verify_key is not None:
@@ -50,6 +60,12 @@ def open_manifest(blob: bytes, verify_key: Ed25519PublicKey | None) -> Manifest:
         raise BlobCorrupt("a signed manifest does not parse") from error
     if manifest.format != 1 or manifest.version == 0:
         raise BlobCorrupt(f"this build reads manifests of format 1, not {manifest.format}")
+    if len(manifest.bundle_blobs) > _BUNDLE_LIMIT or len(manifest.keyframe_blobs) > _KEYFRAME_LIMIT:
+        raise BlobCorrupt("a signed manifest names more blobs than any model has")
+    try:
+        unix_seconds(manifest.created_at), accepted_times([manifest])
+    except ValueError as error:
+        raise BlobCorrupt("a signed manifest names a time that is none") from error
     return manifest
 
 
@@ -61,6 +77,8 @@ def open_head(blob: bytes, verify_key: Ed25519PublicKey | None) -> Head:
         raise BlobCorrupt("a signed head does not parse") from error
     if head.format != 1 or not head.chain or head.chain[-1].version != head.current:
         raise BlobCorrupt(f"a head of format {head.format} without a chain to its current version")
+    if not 0.0 <= head.canary_share <= 1.0:
+        raise BlobCorrupt(f"a head whose canary is a share of {head.canary_share}")
     return head
 
 

@@ -19,6 +19,9 @@ from liveloop.weights.store import WeightStore
 BATCH = 16
 """Blobs moved at once: 16 MiB at most."""
 
+LINE_LIMIT = 8192
+"""Versions from a keyframe on at most: a hundred times what is usual, and a head that names them is smaller than a blob."""
+
 
 class Records:
     """Reads the records of one store; every manifest and keyframe is read once. Safe to use from several threads."""
@@ -44,21 +47,29 @@ class Records:
 
     def line(self, name: str) -> dict[str, Manifest]:
         """From the keyframe at or before the version with this manifest to that version, by blob."""
-        found = {name: self.manifest(name)}
-        while not found[name].keyframe_blobs:
-            name = found[name].parent_manifest
-            found[name] = self.manifest(name)
+        manifest = self.manifest(name)
+        found = {name: manifest}
+        while not manifest.keyframe_blobs:
+            parent = self.manifest(manifest.parent_manifest)
+            if parent.version >= manifest.version or len(found) == LINE_LIMIT:
+                raise BlobCorrupt(f"version {manifest.version} does not lead back to a keyframe")
+            found[manifest.parent_manifest] = manifest = parent
         return dict(reversed(found.items()))
 
     def chain(self, head: Head) -> list[Manifest]:
         """The manifests of the head's chain, in one read, checked to be the line that leads to its current version."""
+        if len(head.chain) > LINE_LIMIT:
+            raise BlobCorrupt(f"the head's chain is of {len(head.chain)} versions")
         names = [link.manifest for link in head.chain]
         manifests = self.manifests(names)
         whole = bool(manifests[0].keyframe_blobs) and all(
             manifest.version == link.version and manifest.model_digest == head.model_digest
             for link, manifest in zip(head.chain, manifests, strict=True)
         )
-        linked = all(manifest.parent_manifest == name for name, manifest in zip(names, manifests[1:], strict=False))
+        linked = all(
+            later.parent_manifest == name and later.version > earlier.version
+            for name, earlier, later in zip(names, manifests, manifests[1:], strict=False)
+        )
         if not (whole and linked):
             raise BlobCorrupt("the head's chain is not a line of versions from a keyframe on")
         return manifests

@@ -3,7 +3,8 @@
 LiveloopError                INTERNAL
 ├── InvalidInput             INVALID_ARGUMENT      the caller's fault; names the field
 ├── TokenForged              PERMISSION_DENIED     missing, forged, or of another prediction
-├── TokenExpired             FAILED_PRECONDITION   was good once
+├── NotNow                   FAILED_PRECONDITION   as things stand it cannot be done
+│   └── TokenExpired                               was good once
 ├── FeedbackConflict         ALREADY_EXISTS        the same feedback id with other content
 ├── Overloaded               RESOURCE_EXHAUSTED    a queue or a log is full; try again
 ├── DeadlinePassed           DEADLINE_EXCEEDED     before the model ran
@@ -45,10 +46,14 @@ class TokenForged(LiveloopError):
     code = "PERMISSION_DENIED"
 
 
-class TokenExpired(LiveloopError):
-    """The feedback token was good once; the feedback window is over."""
+class NotNow(LiveloopError):
+    """It cannot be done as things stand: another learner leads, or a version is not kept any more."""
 
     code = "FAILED_PRECONDITION"
+
+
+class TokenExpired(NotNow):
+    """The feedback token was good once; the feedback window is over."""
 
 
 class FeedbackConflict(LiveloopError):

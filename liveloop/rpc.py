@@ -23,8 +23,8 @@ from liveloop.errors import (
     InvalidInput,
     LiveloopError,
     NotFound,
+    NotNow,
     Overloaded,
-    TokenExpired,
     TokenForged,
     Unavailable,
     WeightsRefused,
@@ -45,7 +45,7 @@ _BY_CODE: dict[str, type[LiveloopError]] = {
     for kind in (
         InvalidInput,
         TokenForged,
-        TokenExpired,
+        NotNow,
         FeedbackConflict,
         DeadlinePassed,
         NotFound,

@@ -151,6 +151,11 @@ class Publisher:
                 raise BlobMissing(f"version {version} is not kept any more")
             self._record.move(self._record.head.chain, blessed=version)
 
+    def keeps(self, version: int) -> bool:
+        """Whether a version can still be loaded and blessed."""
+        with self._lock:
+            return version in self._record.links
+
     def load(self, version: int, manifest: str) -> Bits:
         """The bits of a version that is still kept; `manifest` is what `publish` gave for it.
 

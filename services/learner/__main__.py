@@ -29,6 +29,7 @@ from services.learner.lease import LeaseLost
 from services.learner.loop import LearnerLoop, Pace, Parts
 from services.learner.materials import Materials, choose_device, load_materials
 from services.learner.micro_batch import MicroBatches
+from services.learner.orders import Orders
 from services.learner.publication import Publication
 from services.learner.resume import resume
 from services.learner.server import serve
@@ -92,7 +93,8 @@ def _run(settings: Settings, stop: Stop) -> None:
         "patch_bytes",
     )
     journal = Journal(settings.data / "learner.db", holder=f"{socket.gethostname()}:{os.getpid()}")
-    server = serve(settings.learner_listen, JournalView(settings.data / "learner.db"))
+    orders = Orders()
+    server = serve(settings.learner_listen, JournalView(settings.data / "learner.db"), orders)
     device = choose_device(settings)
     materials = load_materials(settings, device)
     torch.set_num_threads(materials.recipe.threads)
@@ -101,7 +103,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     try:
         while not stop.event.is_set():
             try:
-                _lead(settings, materials, device, journal, ready, stop)
+                _lead(settings, materials, device, journal, orders, ready, stop)
             except LeaseLost:
                 _log.warning("another learner took over; this one stands by")
             except HeadConflict as error:
@@ -112,7 +114,15 @@ def _run(settings: Settings, stop: Stop) -> None:
         journal.close()
 
 
-def _lead(settings: Settings, materials: Materials, device: torch.device, journal: Journal, ready: threading.Event, stop: Stop) -> None:
+def _lead(
+    settings: Settings,
+    materials: Materials,
+    device: torch.device,
+    journal: Journal,
+    orders: Orders,
+    ready: threading.Event,
+    stop: Stop,
+) -> None:
     """Stand by until the lease is free, then run the loop until stopped. Raises LeaseLost."""
     trainer, evaluator = materials.trainer(device), materials.evaluator(device)
     ready.set()
@@ -129,7 +139,7 @@ def _lead(settings: Settings, materials: Materials, device: torch.device, journa
             gate = Gate()
             publication = Publication(publisher, journal, gate, mirror)
             examiner = Examiner(evaluator, gate, journal, batches, trainer, publication, materials.recipe)
-            parts = Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors)
+            parts = Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors, orders=orders)
             resume(parts, materials.recipe)
             if mirror is not None:
                 mirror.start()

@@ -18,8 +18,18 @@ from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
 from services.learner.lease import LeasedDatabase
+from services.learner.lineage import Span, is_in, resets, standing, without
 from services.learner.micro_batch import MicroBatch
 from services.learner.trainer import Recipe
+
+_PAUSE_OR_RESUME = """
+SELECT json_extract(body, '$.decision') AS decision FROM rows WHERE kind = 'note' AND decision IN ('pause', 'resume')
+ORDER BY row DESC LIMIT 1
+"""
+_STAND_AGAIN = """
+UPDATE feedback SET state = ?, row = rows.row, version = ?, reason = '' FROM rows, json_each(rows.body, '$.new') AS introduced
+WHERE rows.row > ? AND rows.row <= ? AND rows.kind = 'train' AND feedback.id = introduced.value AND state IN (?, ?)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,12 @@ class Journal(LeasedDatabase):
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises Misconfigured when it cannot be used."""
         super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), holder=holder, clock=clock)
+        self._paused: bool | None = None  # as the last note on it says; None: not read since the lease was taken
+
+    def acquire(self, at_least: int) -> bool:
+        """Take the lease if it is free; what another holder wrote is read again."""
+        self._paused = None
+        return super().acquire(at_least)
 
     # Events in
 
@@ -121,26 +137,64 @@ class Journal(LeasedDatabase):
         with self.transaction():
             return self._append(kind, recipe, body, digest, version=version)
 
-    def reset(self, to: int, recipe: Recipe, digest: bytes, why: str) -> Row:
-        """Record a return to the bytes of version `to`: the feedback its undone rows introduced is quarantined."""
-        undone = self.making(to)
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE feedback SET state = ?, reason = ? WHERE row > ? AND state IN (?, ?)",
-                (
-                    State.FEEDBACK_STATE_QUARANTINED,
-                    f"the step that learnt from it was undone: {why}",
-                    undone.row if undone else 0,
-                    State.FEEDBACK_STATE_TRAINED,
-                    State.FEEDBACK_STATE_SERVED,
-                ),
-            )
-            return self._append("reset", recipe, {"to": to, "why": why}, digest)
+    def reset(self, to: int, recipe: Recipe, digest: bytes, why: str, *, who: str = "guard") -> Row:
+        """Record a return to the bytes of version `to`. The feedback that its undone rows introduced is quarantined.
+
+        Where `to` had itself been undone, the rows behind it stand again, and so does what they learnt.
+        """
+        with self.transaction():
+            now, then = self._lineage(self.next_row() - 1), self._lineage(self._row_of(to))
+            quarantined = sum(self._undo(rows, f"the step that learnt from it was undone by {who}: {why}") for rows in without(now, then))
+            row = self._append("reset", recipe, {"to": to, "who": who, "why": why, "quarantined": quarantined}, digest)
+            for rows in without(then, now):
+                self._redo(rows, row.version)
+        telemetry.counter("feedback_outcomes_total").labels("quarantined").inc(quarantined)
+        return row
+
+    def is_undone(self, version: int) -> bool:
+        """A reset went back to before the row that made it, and no later one to it."""
+        return not is_in(self._lineage(self.next_row() - 1), self._row_of(version))
+
+    def _lineage(self, row: int) -> list[Span]:
+        return standing(resets(self.db), row)
+
+    def _row_of(self, version: int) -> int:
+        """The row that made a version; 0, before all rows, for one of which the journal knows nothing."""
+        row = self.making(version)
+        return row.row if row else 0
+
+    def _undo(self, rows: Span, why: str) -> int:
+        """Quarantine the feedback that these rows introduced; how many."""
+        query = "UPDATE feedback SET state = ?, reason = ? WHERE row > ? AND row <= ? AND state IN (?, ?)"
+        learnt = (State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_SERVED)
+        return self.db.execute(query, (State.FEEDBACK_STATE_QUARANTINED, why, *rows, *learnt)).rowcount
+
+    def _redo(self, rows: Span, version: int | None) -> None:
+        """What these rows introduced, and what was not taken back since, is learnt again, from `version` on."""
+        undone = (State.FEEDBACK_STATE_QUARANTINED, State.FEEDBACK_STATE_JOINED)
+        self.db.execute(_STAND_AGAIN, (State.FEEDBACK_STATE_TRAINED, version, *rows, *undone))
 
     def note(self, decision: str, recipe: Recipe, **details: Any) -> None:
         """Record a decision that makes no version."""
         with self.transaction():
             self._append("note", recipe, {"decision": decision, **details}, None)
+
+    def pause(self, recipe: Recipe, *, who: str, why: str) -> None:
+        """Record that no more steps are taken until `resume`."""
+        self.note("pause", recipe, who=who, why=why)
+        self._paused = True
+
+    def resume(self, recipe: Recipe, *, who: str, why: str) -> None:
+        """Record that steps are taken again."""
+        self.note("resume", recipe, who=who, why=why)
+        self._paused = False
+
+    def is_paused(self) -> bool:
+        """The last word on it was `pause`."""
+        if self._paused is None:
+            last = self.db.execute(_PAUSE_OR_RESUME).fetchone()
+            self._paused = last == ("pause",)
+        return self._paused
 
     def quarantine(self, feedback: Sequence[int], why: str) -> None:
         """Set feedback aside: its step was refused."""
@@ -178,6 +232,31 @@ class Journal(LeasedDatabase):
         with self.transaction() as db:
             db.execute("UPDATE versions SET accuracy = ?, blessed = ? WHERE version = ?", (accuracy, blessed, version))
 
+    def promoted(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
+        """Record that a published version was blessed by hand."""
+        with self.transaction():
+            self.note("promote", recipe, version=version, who=who, why=why)
+            self.blessed(version)
+
+    def blessed(self, version: int) -> None:
+        """Record that a published version is blessed without its evaluation."""
+        with self.transaction() as db:
+            db.execute("UPDATE versions SET blessed = 1 WHERE version = ?", (version,))
+
+    def pin(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
+        """Keep a version until it is unpinned."""
+        with self.transaction() as db:
+            self.note("pin", recipe, version=version, who=who, why=why)
+            db.execute("INSERT OR IGNORE INTO pins VALUES (?)", (version,))
+
+    def unpin(self, version: int, recipe: Recipe, *, who: str, why: str) -> bool:
+        """Let a pinned version go; False where it is not pinned."""
+        with self.transaction() as db:
+            if not db.execute("DELETE FROM pins WHERE version = ?", (version,)).rowcount:
+                return False
+            self.note("unpin", recipe, version=version, who=who, why=why)
+            return True
+
     def manifest(self, version: int) -> str:
         """The blob of a published version's manifest. Raises NotFound."""
         found = self.db.execute("SELECT manifest FROM versions WHERE version = ?", (version,)).fetchone()
@@ -191,11 +270,14 @@ class Journal(LeasedDatabase):
         return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
 
     def kept(self, blessed: int, since: float) -> list[int]:
-        """Versions that stay: the last `blessed` blessed ones, and those from which a redo may start (of rows made after `since`)."""
+        """Versions that stay: pinned, the last `blessed` blessed ones, those from which a redo may start (of rows made after `since`)."""
         newest = self.db.execute("SELECT version FROM versions WHERE blessed ORDER BY version DESC LIMIT ?", (blessed,)).fetchall()
         bases = self.db.execute("SELECT version FROM rows WHERE kind IN ('init', 'rebase') AND created_at > ?", (since,)).fetchall()
-        resets = self.db.execute("SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)).fetchall()
-        return sorted({version for (version,) in (*newest, *bases, *resets)})
+        targets = self.db.execute(
+            "SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)
+        ).fetchall()
+        pins = self.db.execute("SELECT version FROM pins").fetchall()
+        return sorted({version for (version,) in (*newest, *bases, *targets, *pins)})
 
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:

@@ -58,12 +58,15 @@ class LeasedDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction under the lease.
+        """One durable transaction under the lease; within another one, a part of that.
 
         Raises:
             LeaseLost: another process holds it; nothing was changed.
             Misconfigured: the file cannot be written, as on a full disk. What was computed and not recorded must not be published.
         """
+        if self.db.in_transaction:
+            yield self.db
+            return
         with _translated(), self._immediate():
             renewed = self.db.execute(
                 "UPDATE lease SET deadline = ? WHERE epoch = ? AND holder = ?", (self._clock() + LEASE_SECONDS, self.epoch, self._holder)

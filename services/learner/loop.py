@@ -14,8 +14,10 @@ from liveloop.events import EventLog
 from services.learner.examiner import Examiner
 from services.learner.guard import Guard
 from services.learner.joiner import Joiner
-from services.learner.journal import Journal
+from services.learner.journal import Journal, Row
 from services.learner.micro_batch import MicroBatches
+from services.learner.operator import Operator
+from services.learner.orders import Orders
 from services.learner.publication import Publication
 from services.learner.tensors import TensorCache
 from services.learner.trainer import Recipe, StepReport, Trainer
@@ -60,6 +62,7 @@ class Parts:
     examiner: Examiner
     tensors: TensorCache
     guard: Guard = field(default_factory=Guard)
+    orders: Orders = field(default_factory=Orders)
 
 
 class LearnerLoop:
@@ -69,6 +72,7 @@ class LearnerLoop:
         self._parts = parts
         self._recipe = recipe
         self._pace = pace
+        self._operator = Operator(parts.journal, parts.publication, recipe, self.rollback)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0
@@ -92,13 +96,14 @@ class LearnerLoop:
             Misconfigured: the store to mirror to holds another model, or the journal cannot be written.
         """
         self._parts.publication.catch_up(self._parts.trainer.bits)
-        while not self._stopping.is_set():
-            try:
-                self._turn()
-            except Unavailable as error:
-                _log.warning("waiting for what cannot be reached", reason=error.reason)
-                self._stopping.wait(1.0)
-                self._parts.journal.renew()
+        with self._parts.orders.accepting():
+            while not self._stopping.is_set():
+                try:
+                    self._turn()
+                except Unavailable as error:
+                    _log.warning("waiting for what cannot be reached", reason=error.reason)
+                    self._stopping.wait(1.0)
+                    self._parts.journal.renew()
 
     def save(self) -> None:
         """Save the tensors and wait for it: on exit."""
@@ -107,10 +112,13 @@ class LearnerLoop:
     def _turn(self) -> None:
         parts = self._parts
         parts.journal.renew()
+        if parts.orders.carry_out(self._operator):
+            self._chores_at = 0.0  # what is kept may have changed
         self._read()
         waiting = parts.batches.waiting()
         telemetry.gauge("learner_lag_events").set(waiting)
-        due = self._seconds_until_due() <= 0.0
+        telemetry.gauge("learner_paused").set(parts.journal.is_paused())
+        due = self._seconds_until_due() <= 0.0 and not parts.journal.is_paused()
         if due and waiting:
             self._step()
         elif due and self._settles:
@@ -140,7 +148,8 @@ class LearnerLoop:
 
     def _may_examine(self, waiting: int) -> bool:
         examiner = self._parts.examiner
-        return examiner.has_work and (not (waiting or self._settles) or examiner.has_credit)
+        idle = self._parts.journal.is_paused() or not (waiting or self._settles)
+        return examiner.has_work and (idle or examiner.has_credit)
 
     # Rows
 
@@ -186,17 +195,26 @@ class LearnerLoop:
             self._reset(f"{_REFUSALS} steps in a row were refused; the last: {why}", given_back)
 
     def _reset(self, why: str, given_back: Sequence[int] = ()) -> None:
-        """Serve the blessed version's bytes again, as a new version; feedback `given_back` is taken again."""
-        parts, blessed = self._parts, self._parts.publication.blessed
-        _log.warning("back to the blessed version", version=blessed, reason=why)
+        """Back to the blessed version; feedback `given_back` is taken again."""
         telemetry.counter("guard_decisions_total").labels("reset").inc()
-        parts.trainer.reset(parts.publication.load(blessed))
+        self.rollback(self._parts.publication.blessed, "guard", why, given_back)
+
+    def rollback(self, to: int, who: str, why: str, given_back: Sequence[int] = ()) -> Row:
+        """Serve the bytes of version `to` again, as a new version, and train on from them.
+
+        Returns the row that made it. Raises NotFound, WeightsRefused when `to` cannot be read; Unavailable: done, and published later.
+        """
+        parts = self._parts
+        bits = parts.publication.load(to)
+        _log.warning("back to an earlier version", version=to, who=who, reason=why)
+        parts.trainer.reset(bits)
         staged = parts.publication.stage(parts.trainer.bits)
-        row = parts.journal.reset(blessed, self._recipe, staged.digest, why)
+        row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
         parts.journal.give_back(given_back)
         self._settles, self._refused = 0, []
         self._save(wait=False)
         parts.publication.publish(row, staged)
+        return row
 
     # Housekeeping
 

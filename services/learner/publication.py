@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from liveloop import telemetry
-from liveloop.errors import BlobMissing, HeadConflict, Misconfigured
+from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotNow
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
 from services.learner.guard import Gate
@@ -34,11 +34,18 @@ class Publication:
         return self.publisher.stage(bits)
 
     def publish(self, row: Row, staged: Staged) -> None:
-        """Publish the version that `row` made, unless the gate is closed. Raises Unavailable, HeadConflict."""
+        """Publish the version that `row` made, unless the gate is closed. Raises Unavailable, HeadConflict.
+
+        A reset that undid the blessed version blesses the one it went back to: the guard measures by it, and a canary serves it.
+        """
         if self._gate.held:
             return
         assert row.version is not None
-        included = self._journal.included(self.publisher.head.current, row.version, _INCLUDED)
+        if row.kind == "reset" and self._journal.is_undone(self.blessed):
+            self._journal.blessed(row.body["to"])
+            self.promote(row.body["to"])
+        after = row.version if row.kind == "reset" else self.publisher.head.current  # going back includes nothing new
+        included = self._journal.included(after, row.version, _INCLUDED)
         done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
         self._notify()
         self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
@@ -71,6 +78,17 @@ class Publication:
             return False
         self._notify()
         return True
+
+    def promote(self, version: int) -> None:
+        """Say in the head that `version` is blessed, also one older than the blessed one. Raises BlobMissing, Unavailable."""
+        self.publisher.bless(version)
+        self._notify()
+
+    def require(self, version: int) -> None:
+        """Raise NotFound for a version that was never published, NotNow for one that is not kept any more."""
+        self._journal.manifest(version)
+        if not self.publisher.keeps(version):
+            raise NotNow(f"version {version} is not kept any more")
 
     def load(self, version: int) -> np.ndarray:
         """The bits of a published version that is still kept. Raises NotFound, WeightsRefused, Unavailable."""

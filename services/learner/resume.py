@@ -32,4 +32,4 @@ def resume(parts: Parts, recipe: Recipe) -> None:
     except (NotFound, WeightsRefused) as error:
         _log.warning("the journal cannot be redone; going on from what is served", reason=error.reason)
         trainer.reset(publisher.state.bits)
-        journal.reset(publisher.head.current, recipe, publisher.state.digest, error.reason)
+        journal.reset(publisher.head.current, recipe, publisher.state.digest, error.reason, who="learner")

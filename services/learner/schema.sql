@@ -80,6 +80,11 @@ CREATE TABLE IF NOT EXISTS versions (
   accuracy REAL
 );
 
+-- Versions that an operator keeps, however old.
+CREATE TABLE IF NOT EXISTS pins (
+  version INTEGER PRIMARY KEY
+);
+
 -- The last report of each pod.
 CREATE TABLE IF NOT EXISTS pods (
   pod TEXT PRIMARY KEY,

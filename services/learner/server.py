@@ -1,11 +1,11 @@
-"""LearnerService: answers from the journal. Knows gRPC; changes nothing."""
+"""LearnerService: answers from the journal, and hands orders to the loop's thread. Knows gRPC; changes nothing itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,23 +14,40 @@ from grpc_reflection.v1alpha import reflection
 from liveloop.errors import InvalidInput, LiveloopError, Misconfigured
 from liveloop.ports import require_free
 from liveloop.rpc import details_of
-from liveloop.v1 import learner_pb2, learner_pb2_grpc
+from liveloop.v1 import learner_pb2 as pb
+from liveloop.v1.learner_pb2_grpc import LearnerServiceServicer, add_LearnerServiceServicer_to_server
+from services.learner.operator import By
+from services.learner.orders import PATIENCE, Order, Orders
+from services.learner.quarantine import Name
 from services.learner.view import JournalView
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_VERSIONS, _MOST_VERSIONS = 20, 1000
+_Outcome = TypeVar("_Outcome")
+_VERSIONS, _QUARANTINED, _MOST = 20, 100, 1000
+"""Listed where the caller names no limit, and at the most."""
+_TEXT = 256
+"""Bytes of `who` and of `why` at the most."""
 _THREADS = 4
-"""Answers at a time: each is one indexed read."""
+"""Calls at a time: each is one indexed read, or waits for the loop's next turn."""
 
 
-def _translates(method: Callable[[Any, _Request], _Response]) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
+class _Signed(Protocol):
+    """An order as it comes: every one says who and why."""
+
+    who: str
+    why: str
+
+
+def _translates(
+    method: Callable[[Any, _Request, grpc.ServicerContext], _Response],
+) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
     """Turn the error tree into a gRPC status."""
 
     @wraps(method)
     def answer(self: Any, request: _Request, context: grpc.ServicerContext) -> _Response:
         try:
-            return method(self, request)
+            return method(self, request, context)
         except LiveloopError as error:
             context.set_trailing_metadata(details_of(error))
             context.abort(grpc.StatusCode[error.code], error.reason)
@@ -39,33 +56,127 @@ def _translates(method: Callable[[Any, _Request], _Response]) -> Callable[[Any, 
     return answer
 
 
-class LearnerServicer(learner_pb2_grpc.LearnerServiceServicer):
-    """Thin: each call is one question to the view."""
+class LearnerServicer(LearnerServiceServicer):
+    """Thin: each call is one question to the view, or one order."""
 
-    def __init__(self, view: JournalView) -> None:
+    def __init__(self, view: JournalView, orders: Orders) -> None:
         self._view = view
+        self._orders = orders
 
     @_translates
-    def GetFeedbackStatus(self, request: learner_pb2.GetFeedbackStatusRequest) -> learner_pb2.GetFeedbackStatusResponse:
+    def GetFeedbackStatus(self, request: pb.GetFeedbackStatusRequest, _: grpc.ServicerContext) -> pb.GetFeedbackStatusResponse:
         """What became of one feedback."""
         if not request.prediction_id:
             raise InvalidInput("prediction_id is empty", field="prediction_id")
         return self._view.feedback(request.prediction_id, request.feedback_id)
 
     @_translates
-    def ListVersions(self, request: learner_pb2.ListVersionsRequest) -> learner_pb2.ListVersionsResponse:
+    def ListVersions(self, request: pb.ListVersionsRequest, _: grpc.ServicerContext) -> pb.ListVersionsResponse:
         """The versions, newest first."""
-        if request.limit > _MOST_VERSIONS:
-            raise InvalidInput(f"limit is {request.limit}; at most {_MOST_VERSIONS} versions in one call", field="limit")
-        return learner_pb2.ListVersionsResponse(versions=self._view.versions(request.limit or _VERSIONS))
+        return pb.ListVersionsResponse(versions=self._view.versions(_limit(request.limit, _VERSIONS)))
+
+    @_translates
+    def ListQuarantine(self, request: pb.ListQuarantineRequest, _: grpc.ServicerContext) -> pb.ListQuarantineResponse:
+        """What was set aside, newest first."""
+        return self._view.quarantine(_limit(request.limit, _QUARANTINED))
+
+    @_translates
+    def Promote(self, request: pb.PromoteRequest, context: grpc.ServicerContext) -> pb.PromoteResponse:
+        """Bless a version by hand."""
+        by, version = _by(request), _version(request.version)
+        self._order(lambda operator: operator.promote(version, by), context)
+        return pb.PromoteResponse()
+
+    @_translates
+    def Rollback(self, request: pb.RollbackRequest, context: grpc.ServicerContext) -> pb.RollbackResponse:
+        """Serve an older version's weights again."""
+        by, version = _by(request), _version(request.version)
+        row = self._order(lambda operator: operator.rollback(version, by), context)
+        assert row.version is not None
+        return pb.RollbackResponse(version=row.version, quarantined=row.body["quarantined"])
+
+    @_translates
+    def Pin(self, request: pb.PinRequest, context: grpc.ServicerContext) -> pb.PinResponse:
+        """Keep a version."""
+        by, version = _by(request), _version(request.version)
+        self._order(lambda operator: operator.pin(version, by), context)
+        return pb.PinResponse()
+
+    @_translates
+    def Unpin(self, request: pb.UnpinRequest, context: grpc.ServicerContext) -> pb.UnpinResponse:
+        """Let a pinned version go."""
+        by, version = _by(request), _version(request.version)
+        self._order(lambda operator: operator.unpin(version, by), context)
+        return pb.UnpinResponse()
+
+    @_translates
+    def Pause(self, request: pb.PauseRequest, context: grpc.ServicerContext) -> pb.PauseResponse:
+        """Take no more steps."""
+        by = _by(request)
+        self._order(lambda operator: operator.pause(by), context)
+        return pb.PauseResponse()
+
+    @_translates
+    def Resume(self, request: pb.ResumeRequest, context: grpc.ServicerContext) -> pb.ResumeResponse:
+        """Take steps again."""
+        by = _by(request)
+        self._order(lambda operator: operator.resume(by), context)
+        return pb.ResumeResponse()
+
+    @_translates
+    def ReleaseQuarantine(self, request: pb.ReleaseQuarantineRequest, context: grpc.ServicerContext) -> pb.ReleaseQuarantineResponse:
+        """Let quarantined feedback train."""
+        by, names = _by(request), _names(request.feedback)
+        return pb.ReleaseQuarantineResponse(released=self._order(lambda operator: operator.release(names, by), context))
+
+    @_translates
+    def DropQuarantine(self, request: pb.DropQuarantineRequest, context: grpc.ServicerContext) -> pb.DropQuarantineResponse:
+        """Reject quarantined feedback for good."""
+        by, names = _by(request), _names(request.feedback)
+        return pb.DropQuarantineResponse(dropped=self._order(lambda operator: operator.drop(names, by), context))
+
+    def _order(self, order: Order[_Outcome], context: grpc.ServicerContext) -> _Outcome:
+        """Wait for the loop's thread, no longer than the caller does."""
+        left = context.time_remaining()
+        return self._orders.place(order, patience=PATIENCE if left is None else min(PATIENCE, left))
 
 
-def serve(address: str, view: JournalView) -> Any:
+def _limit(asked: int, default: int) -> int:
+    if asked > _MOST:
+        raise InvalidInput(f"limit is {asked}; at most {_MOST} in one call", field="limit")
+    return asked or default
+
+
+def _version(number: int) -> int:
+    if not number:
+        raise InvalidInput("version is 0: name a published one", field="version")
+    return number
+
+
+def _by(request: _Signed) -> By:
+    for field, text in (("who", request.who), ("why", request.why)):
+        if len(text.encode()) > _TEXT:
+            raise InvalidInput(f"{field} is longer than {_TEXT} bytes", field=field)
+    if not request.who.strip():
+        raise InvalidInput("who is empty: an order is journalled with who gave it", field="who")
+    return By(request.who, request.why)
+
+
+def _names(feedback: Iterable[pb.FeedbackName]) -> list[Name]:
+    found = [(one.prediction_id, one.feedback_id) for one in feedback]
+    for index, name in enumerate(found):
+        for field, part in zip(("prediction_id", "feedback_id"), name, strict=True):
+            if not part:
+                raise InvalidInput(f"{field} is empty", field=f"feedback[{index}].{field}")
+    return found
+
+
+def serve(address: str, view: JournalView, orders: Orders) -> Any:
     """Listen on `address` (host:port) and answer. Raises Misconfigured when the port is in use."""
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
-    learner_pb2_grpc.add_LearnerServiceServicer_to_server(LearnerServicer(view), server)
-    name = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
+    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders), server)
+    name = pb.DESCRIPTOR.services_by_name["LearnerService"].full_name
     status = health.HealthServicer()
     for service in ("", name):
         status.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -1,44 +1,64 @@
-"""The journal as others may read it: what became of a feedback, and which versions there are. Writes nothing."""
+"""The journal as others may read it: what became of a feedback, which versions there are, what is set aside. Writes nothing."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from liveloop.errors import NotFound
 from liveloop.times import timestamp
-from liveloop.v1.learner_pb2 import GetFeedbackStatusResponse, Version
+from liveloop.v1.learner_pb2 import FeedbackState as State
+from liveloop.v1.learner_pb2 import (
+    GetFeedbackStatusResponse,
+    ListQuarantineResponse,
+    QuarantinedFeedback,
+    Version,
+    VersionState,
+)
+from services.learner.lineage import Span, is_in, resets, standing
 
 _POD_SILENCE = 30.0
 """Seconds after which a pod that reports every 10 s is taken for gone."""
 
+_NEWEST = 1 << 62
+"""A row after all rows."""
+
 _VERSIONS = """
-SELECT rows.version, coalesce(versions.parent, 0), kind, row, coalesce(patch_bytes, 0), rows.created_at, coalesce(blessed, 0), accuracy,
-  (SELECT count(*) FROM feedback WHERE feedback.version = rows.version),
+SELECT rows.version, coalesce(versions.parent, 0), kind, row, coalesce(json_array_length(body, '$.new'), 0), coalesce(patch_bytes, 0),
+  rows.created_at, coalesce(blessed, 0), accuracy,
   (SELECT count(*) FROM pods WHERE pods.version = rows.version AND reported_at > ?),
-  versions.version IS NULL
+  versions.version IS NOT NULL, EXISTS (SELECT 1 FROM pins WHERE pins.version = rows.version)
 FROM rows LEFT JOIN versions ON versions.version = rows.version
 WHERE rows.version IS NOT NULL ORDER BY rows.row DESC LIMIT ?
+"""
+_QUARANTINE = """
+SELECT prediction_id, feedback_id, signal, reason, row, accepted_at FROM feedback WHERE state = ? ORDER BY accepted_at DESC LIMIT ?
 """
 
 
 class JournalView:
     """Reads the journal through a connection of its own for every call, so that any thread may ask."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, canary_share: float = 1.0) -> None:
+        """`canary_share` below 1: the current version is served to that share alone until it is blessed."""
+        self._canary_share = canary_share
         self._uri = f"{path.absolute().as_uri()}?mode=ro"
 
     def feedback(self, prediction_id: str, feedback_id: str) -> GetFeedbackStatusResponse:
         """What became of a feedback; of the newest one on this prediction where `feedback_id` is empty. Raises NotFound."""
-        found = self._query(
-            "SELECT feedback_id, state, row, version, served_at, reason, accepted_at FROM feedback"
-            " WHERE prediction_id = ? AND (feedback_id = ? OR ? = '') ORDER BY accepted_at DESC LIMIT 1",
-            (prediction_id, feedback_id, feedback_id),
-        )
-        if not found:
+        with self._open() as db:
+            found = db.execute(
+                "SELECT feedback_id, state, row, version, served_at, reason, accepted_at FROM feedback"
+                " WHERE prediction_id = ? AND (feedback_id = ? OR ? = '') ORDER BY accepted_at DESC LIMIT 1",
+                (prediction_id, feedback_id, feedback_id),
+            ).fetchone()
+        if found is None:
             raise NotFound("no such feedback has been read: it is still on its way, or was never sent", field="prediction_id")
-        feedback, state, row, version, served_at, reason, accepted_at = found[0]
+        feedback, state, row, version, served_at, reason, accepted_at = found
         return GetFeedbackStatusResponse(
             feedback_id=feedback,
             state=state,
@@ -51,34 +71,67 @@ class JournalView:
 
     def versions(self, limit: int) -> list[Version]:
         """The newest `limit` versions, newest first."""
-        found = []
-        for number, parent, kind, row, patch_bytes, created_at, blessed, accuracy, feedback, pods, held in self._query(
-            _VERSIONS, (time.time() - _POD_SILENCE, limit)
-        ):
-            found.append(
-                Version(
-                    version=number,
-                    parent=parent,
-                    kind=kind,
-                    step=row,
-                    feedback=feedback,
-                    patch_bytes=patch_bytes,
-                    created_at=timestamp(created_at),
-                    blessed=bool(blessed),
-                    accuracy=accuracy,
-                    pods=pods,
-                    held=bool(held),
-                )
-            )
-        for version in found:  # the newest that was published is the one the head names
-            if not version.held:
-                version.current = True
-                break
-        return found
+        with self._open() as db:
+            found = db.execute(_VERSIONS, (time.time() - _POD_SILENCE, limit)).fetchall()
+            lineage = standing(resets(db), _NEWEST)
+            current = db.execute("SELECT max(version) FROM versions").fetchone()[0]
+        return [self._version(row, lineage, current) for row in found]
 
-    def _query(self, query: str, parameters: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
+    def _version(self, row: tuple[Any, ...], lineage: Sequence[Span], current: int | None) -> Version:
+        number, parent, kind, step, feedback, patch_bytes, created_at, blessed, accuracy, pods, published, pinned = row
+        version = Version(
+            version=number,
+            parent=parent,
+            kind=kind,
+            step=step,
+            feedback=feedback,
+            patch_bytes=patch_bytes,
+            created_at=timestamp(created_at),
+            blessed=bool(blessed),
+            current=number == current,  # the newest that was published is the one the head names
+            accuracy=accuracy,
+            pods=pods,
+            held=not published,
+            pinned=bool(pinned),
+        )
+        version.state = self._state(version, undone=not is_in(lineage, step))
+        return version
+
+    def _state(self, version: Version, *, undone: bool) -> VersionState.ValueType:
+        if version.held:
+            return VersionState.VERSION_STATE_HELD
+        if undone:
+            return VersionState.VERSION_STATE_ROLLED_BACK
+        if version.blessed:
+            return VersionState.VERSION_STATE_BLESSED
+        on_canary = version.current and self._canary_share < 1.0
+        return VersionState.VERSION_STATE_CANARY if on_canary else VersionState.VERSION_STATE_PUBLISHED
+
+    def quarantine(self, limit: int) -> ListQuarantineResponse:
+        """The newest `limit` feedbacks that are set aside, newest first, and how many there are in all."""
+        state = State.FEEDBACK_STATE_QUARANTINED
+        with self._open() as db:
+            found = db.execute(_QUARANTINE, (state, limit)).fetchall()
+            total = db.execute("SELECT count(*) FROM feedback WHERE state = ?", (state,)).fetchone()[0]
+        return ListQuarantineResponse(
+            feedback=[
+                QuarantinedFeedback(
+                    prediction_id=prediction_id,
+                    feedback_id=feedback_id,
+                    signal=signal,
+                    reason=reason,
+                    step=row,
+                    accepted_at=timestamp(accepted_at),
+                )
+                for prediction_id, feedback_id, signal, reason, row, accepted_at in found
+            ],
+            total=total,
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self._uri, uri=True, timeout=5.0)
         try:
-            return connection.execute(query, parameters).fetchall()
+            yield connection
         finally:
             connection.close()

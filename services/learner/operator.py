@@ -1,0 +1,80 @@
+"""What an operator may order: each order is one decision in the journal, with who and why. Knows the learner's parts; knows no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from liveloop.errors import NotNow, WeightsRefused
+from services.learner.journal import Journal, Row
+from services.learner.publication import Publication
+from services.learner.quarantine import Name, Quarantine
+from services.learner.trainer import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who orders, and why: free text."""
+
+    who: str
+    why: str
+
+
+class Operator:
+    """Carries orders out, in the loop's thread, between two turns."""
+
+    def __init__(self, journal: Journal, publication: Publication, recipe: Recipe, rollback: Callable[[int, str, str], Row]) -> None:
+        """`rollback(to, who, why)` is the loop's: it brings old bytes back as a new version."""
+        self._journal = journal
+        self._publication = publication
+        self._recipe = recipe
+        self._rollback = rollback
+        self._quarantine = Quarantine(journal, recipe)
+
+    def promote(self, version: int, by: By) -> None:
+        """Bless a version without its evaluation, also one older than the blessed one. Raises NotFound, NotNow, Unavailable."""
+        self._publication.require(version)
+        self._journal.promoted(version, self._recipe, **asdict(by))
+        self._publication.promote(version)
+
+    def rollback(self, to: int, by: By) -> Row:
+        """Serve the weights of version `to` again; a second order to the same effect changes nothing.
+
+        Returns the row of the new version. Raises NotFound, NotNow, Unavailable.
+        """
+        last = self._journal.last()
+        if last is not None and last.kind == "reset" and last.body["to"] == to:
+            return last
+        if last is not None and last.version == to:
+            raise NotNow(f"version {to} is the newest: there is nothing to undo")
+        self._publication.require(to)
+        try:
+            return self._rollback(to, by.who, by.why)
+        except WeightsRefused as error:
+            raise NotNow(f"version {to} cannot be read any more: {error.reason}") from error
+
+    def pin(self, version: int, by: By) -> None:
+        """Keep a version from collection. Raises NotFound, NotNow."""
+        self._publication.require(version)
+        self._journal.pin(version, self._recipe, **asdict(by))
+
+    def unpin(self, version: int, by: By) -> None:
+        """Let a pinned version go. Raises NotNow when it is not pinned."""
+        if not self._journal.unpin(version, self._recipe, **asdict(by)):
+            raise NotNow(f"version {version} is not pinned")
+
+    def pause(self, by: By) -> None:
+        """Take no more steps, over restarts too."""
+        self._journal.pause(self._recipe, **asdict(by))
+
+    def resume(self, by: By) -> None:
+        """Take steps again, whoever paused them."""
+        self._journal.resume(self._recipe, **asdict(by))
+
+    def release(self, names: Sequence[Name], by: By) -> int:
+        """Let quarantined feedback train, all of it where none is named; how many."""
+        return self._quarantine.release(names, **asdict(by))
+
+    def drop(self, names: Sequence[Name], by: By) -> int:
+        """Reject quarantined feedback for good, all of it where none is named; how many."""
+        return self._quarantine.drop(names, **asdict(by))

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(4096, ge=1, description="padded tokens in one forward pass at most")
     max_text_bytes: int = Field(32_768, ge=1, description="bytes in one text at most")
 
+    canary_share: float = Field(1.0, gt=0, le=1, description="share of users who get the newest version, the rest the blessed one; 1: all")
+
     device: str = Field("auto", description="where the learner computes: auto, cpu, cuda, cuda:N")
     learner_threads: int = Field(0, ge=0, description="compute threads of the learner; 0: all cores, at nice 10")
     learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate, constant")

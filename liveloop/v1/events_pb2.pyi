@@ -246,7 +246,7 @@ class PredictionEvent(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
-    """UUIDv7: its first 48 bits are the time of the answer in Unix milliseconds."""
+    """UUIDv7: its first 48 bits are the time of the call in Unix milliseconds."""
     label: _builtins.str
     """What was answered."""
     version: _builtins.int

@@ -7,7 +7,9 @@ manifest.py     signatures, and the two signed records: a version's manifest and
 records.py      Records: manifests and keyframes of a store, and which blobs a version needs
 publisher.py    Publisher: makes versions
 keyframes.py    Keyframe: a whole version, as blobs
-subscriber.py   Subscriber: follows the head and keeps a state equal to the version it names
+channels.py     the two channels of a canary, and whose answers come from which
+subscriber.py   Subscriber: follows the head and keeps a state equal to each version it has pods serve
+versioned.py    VersionedState: a flat state that is one version, and how it becomes another
 route.py        how a pod gets from its version to another: a chain of patches or a keyframe
 mirror.py       Mirror: keeps one store like another
 store.py        WeightStore: the port

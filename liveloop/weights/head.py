@@ -20,15 +20,15 @@ _REMEMBERED = 1024
 class HeadRecord:
     """Reads the head once and writes every one after it. Not for several threads at once."""
 
-    def __init__(self, store: WeightStore, key: Ed25519PrivateKey, records: Records, *, epoch: int) -> None:
-        """Read the head.
+    def __init__(self, store: WeightStore, key: Ed25519PrivateKey, records: Records, *, epoch: int, canary_share: float) -> None:
+        """Read the head; every head written here has this `canary_share`.
 
         Raises:
             Misconfigured: the store holds no model yet.
             HeadConflict: another publisher holds a newer epoch.
             WeightsRefused, Unavailable: the head or its chain cannot be read.
         """
-        self._store, self._key, self._epoch = store, key, epoch
+        self._store, self._key, self._epoch, self._canary_share = store, key, epoch, canary_share
         self.head = read_head(store, key.public_key())
         if epoch < self.head.epoch:
             raise HeadConflict(f"the weight store is at epoch {self.head.epoch}: a learner with epoch {epoch} may not publish to it")
@@ -52,7 +52,7 @@ class HeadRecord:
         """
         before, head = self.head, self.copy()
         links = self.links | {link.version: link for link in chain}
-        head.epoch = self._epoch
+        head.epoch, head.canary_share = self._epoch, self._canary_share
         head.current, head.blessed = chain[-1].version, blessed or before.blessed
         kept = {1, head.blessed, *(keep if keep is not None else (link.version for link in before.kept))}
         kept -= {link.version for link in chain}

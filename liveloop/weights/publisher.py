@@ -49,8 +49,10 @@ class Published:
 class Publisher:
     """The one writer of a store. Safe to use from several threads; two processes are kept apart by the epoch."""
 
-    def __init__(self, store: WeightStore, key: Ed25519PrivateKey, *, epoch: int) -> None:
+    def __init__(self, store: WeightStore, key: Ed25519PrivateKey, *, epoch: int, canary_share: float = 1.0) -> None:
         """Load the current version; an epoch above the head's is written to the store at once, so that older publishers stop.
+
+        Below a `canary_share` of 1 that share of users gets the current version and the rest the blessed one.
 
         Raises:
             Misconfigured: the store holds no model yet.
@@ -63,13 +65,13 @@ class Publisher:
         self._writing: Keyframe | None = None  # a thread writes it
         self._written: Keyframe | None = None  # the next head's chain starts there
         self._thread: threading.Thread | None = None
-        self._record = HeadRecord(store, key, self._records, epoch=epoch)
+        self._record = HeadRecord(store, key, self._records, epoch=epoch, canary_share=canary_share)
         line = self._record.line
         self.bundle: ModelBundle = self._records.bundle(line[-1])
         self.layout: Layout = self.bundle.layout
         check_layout(self.layout)
         self.state: FlatState = self._records.restore(line, self.layout.total)
-        self._record.move(self._record.head.chain)  # with this epoch
+        self._record.move(self._record.head.chain)  # with this epoch and canary share
 
     @classmethod
     def first(cls, store: WeightStore, key: Ed25519PrivateKey, bundle: ModelBundle, bits: Bits) -> Publisher:

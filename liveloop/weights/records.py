@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from liveloop.errors import BlobCorrupt
 from liveloop.v1.weights_pb2 import Head, Manifest, ModelBundle
+from liveloop.weights.channels import Channel, links_of
 from liveloop.weights.manifest import open_manifest
 from liveloop.weights.state import FlatState, chunk_bytes, chunk_count
 from liveloop.weights.store import WeightStore
@@ -74,10 +75,19 @@ class Records:
             raise BlobCorrupt("the head's chain is not a line of versions from a keyframe on")
         return manifests
 
+    def line_of(self, head: Head, channel: Channel) -> dict[str, Manifest]:
+        """From a keyframe to the version that the head has this channel serve, by blob."""
+        if channel is Channel.CURRENT:
+            return dict(zip([link.manifest for link in head.chain], self.chain(head), strict=True))
+        line = self.line(links_of(head)[channel].manifest)
+        if list(line.values())[-1].version != head.blessed:
+            raise BlobCorrupt(f"the manifest of the blessed version {head.blessed} is of another one")
+        return line
+
     def needs(self, head: Head, *, kept: bool = True) -> set[str]:
-        """The blobs that the head's current version needs, and with `kept` those of every version it keeps."""
+        """The blobs of the versions that the head has pods serve, and with `kept` those of every version it keeps."""
         names: set[str] = set()
-        for link in [head.chain[-1], *(head.kept if kept else [])]:
+        for link in [*links_of(head).values(), *(head.kept if kept else [])]:
             if link.manifest not in names:
                 names.update(self._needs(self.line(link.manifest)))
         return names

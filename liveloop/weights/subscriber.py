@@ -1,9 +1,9 @@
-"""Follows the head and keeps a state equal to the version it names. Knows stores, signatures and bits; knows no model and no batch.
+"""Follows the head and keeps a state equal to each version it has pods serve. Knows stores and signatures; knows no model and no batch.
 
     subscriber.start()
     while serving:
-        update = subscriber.next(timeout=1.0)       # blocks; the state is patched when it returns
-        if update: widen(subscriber.state.bits, update.positions), flip
+        update = subscriber.next(timeout=1.0)       # blocks; the channel's state is patched when it returns
+        if update: widen(subscriber.served[update.channel].state.bits, update.positions), flip
 
 What is refused leaves the state as it was; the version that is served goes on being served.
 """
@@ -11,25 +11,24 @@ What is refused leaves the state as it was; the version that is served goes on b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from liveloop.errors import BlobCorrupt, BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
-from liveloop.telemetry import histogram
-from liveloop.times import unix_seconds
+from liveloop.errors import BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
+from liveloop.weights.channels import Channel, has_canary
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
 from liveloop.weights.mirror import Copier
 from liveloop.weights.patch import Positions
 from liveloop.weights.records import Records
-from liveloop.weights.route import Route, find_route
 from liveloop.weights.state import FlatState
 from liveloop.weights.store import WeightStore
+from liveloop.weights.versioned import Moved, VersionedState
 
 _FIRST_REST, _LONGEST_REST = 0.1, 5.0
 """Seconds before a refused head is looked at again: doubled each time, so that a lasting fault costs little."""
@@ -41,23 +40,22 @@ _Result = TypeVar("_Result")
 class Update:
     """What one call of `next` changed."""
 
+    channel: Channel
     version: int
     created_at: float  # when the version was made, Unix seconds
     positions: Positions | None  # sorted indices of the values that may differ from before; None: any may
-    included: list[float]  # when the feedback was accepted that this version and those skipped newly include, Unix seconds
+    included: list[float]  # when the feedback was accepted that the current version and those skipped newly include, Unix seconds
     blessed: int
     epoch: int
     revision: int
 
 
 class Subscriber:
-    """A verified copy of the current version. For one thread, but for `keep_local`."""
+    """A verified copy of the current version, and with a canary of the blessed one. For one thread, but for `keep_local`."""
 
     bundle: ModelBundle
     layout: Layout
-    state: FlatState  # stays the same object, over the same array, from `start` on
-    version: int
-    created_at: float  # when that version was made, Unix seconds
+    served: Mapping[Channel, VersionedState]  # the channels in use; CURRENT stays the same object from `start` on
     head: Head  # the newest one that was taken
 
     def __init__(self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: WeightStore | None = None) -> None:
@@ -66,11 +64,25 @@ class Subscriber:
         self._verify_key = verify_key
         self._records = Records(store, verify_key)
         self._head_blob = b""
-        self._layout_digest = b""
         self._refusals = 0  # in a row
         self._refused: HeadKey | None = None  # the head that was refused last, as far as it can be read
         self._again_at = 0.0  # when that head is looked at again
-        self._doubtful = False  # a verified patch did not give the state that it should: fetch everything anew
+        self._ready: deque[Update] = deque()  # states that are patched already, for `next` to tell of
+
+    @property
+    def state(self) -> FlatState:
+        """The current version's bits."""
+        return self.served[Channel.CURRENT].state
+
+    @property
+    def version(self) -> int:
+        """The current version."""
+        return self.served[Channel.CURRENT].version
+
+    @property
+    def created_at(self) -> float:
+        """When the current version was made, Unix seconds."""
+        return self.served[Channel.CURRENT].created_at
 
     def start(self) -> None:
         """Load the current version, from the last good copy where the store cannot give it.
@@ -105,27 +117,27 @@ class Subscriber:
             return  # what the store gave is served
 
     def next(self, timeout: float) -> Update | None:
-        """Wait up to `timeout` seconds for a newer version and become it; versions skipped meanwhile are one update.
+        """Wait up to `timeout` seconds for a channel's newer version and become it; versions skipped meanwhile are one update.
 
         Raises:
             WeightsRefused: the store's head, or what it names, cannot be trusted or is not of this model; the state is as before.
             Unavailable: the store cannot be reached.
         """
         deadline = time.monotonic() + timeout
-        while self._wait(deadline):
+        while self._ready or self._wait(deadline):
+            if self._ready:
+                return self._ready.popleft()
             try:
-                update = _with_newest(self._store, self._follow)
+                _with_newest(self._store, self._follow)
             except WeightsRefused:
                 self._again_at = time.monotonic() + min(_FIRST_REST * 2**self._refusals, _LONGEST_REST)
                 self._refusals += 1
                 raise
             self._refusals = 0
-            if update is not None:
-                return update
         return None
 
     def keep_local(self) -> None:
-        """Make `local` a copy of the version that this state was last brought to. Raises WeightsRefused, Unavailable."""
+        """Make `local` a copy of the versions that are served. Raises WeightsRefused, Unavailable."""
         if self._local is not None:
             copier = Copier(self._store, self._local, kept=False, take_over=True)
             while True:
@@ -148,9 +160,12 @@ class Subscriber:
         digest = layout_digest(bundle.layout)
         if any(manifest.layout_digest != digest for manifest in line):
             raise WrongLayout("a manifest is for another layout than its model's")
-        self.state = records.restore(line, bundle.layout.total)
-        self.bundle, self.layout, self._layout_digest = bundle, bundle.layout, digest
-        self._took(head, blob, line)
+        served = {Channel.CURRENT: VersionedState(records.restore(line, bundle.layout.total), line[-1])}
+        if has_canary(head):
+            served[Channel.BLESSED] = served[Channel.CURRENT].twin()
+            served[Channel.BLESSED].move(records, list(records.line_of(head, Channel.BLESSED).values()))
+        self.bundle, self.layout, self.served = bundle, bundle.layout, served
+        self.head, self._head_blob = head, blob
 
     def _wait(self, deadline: float) -> bool:
         """Whether there is something to look at before the deadline."""
@@ -164,63 +179,46 @@ class Subscriber:
             time.sleep(rest)
         return time.monotonic() >= self._again_at
 
-    def _follow(self, blob: bytes) -> Update | None:
-        """Take the head in `blob`; None when it names no newer version."""
+    def _follow(self, blob: bytes) -> None:
+        """Take the head in `blob`: bring the states to what it names."""
         self._refused = _key_of(blob)
         head = open_head(blob, self._verify_key)
         if head_key(head) == head_key(self.head):
-            return None
+            return
         if head_key(head) < head_key(self.head):
             raise StaleHead(f"the store's head {head_key(head)} is older than the one taken before, {head_key(self.head)}")
         if head.model_digest != self.head.model_digest:
             raise WrongLayout("the head is of another model")
-        line = self._records.chain(head)
-        route = find_route(self._records, line, self.version, self.state)
-        self._check(line, route)
-        positions = self._become(line, route)
-        same = head.current == self.version
-        self._took(head, blob, line)
-        self._records.forget(link.manifest for link in head.chain)
-        if same and positions is not None and not len(positions):
-            return None
-        return Update(
-            version=head.current,
-            created_at=self.created_at,
-            positions=positions,
-            included=accepted_times(route.newer),
-            blessed=head.blessed,
-            epoch=head.epoch,
-            revision=head.revision,
-        )
+        served = dict(self.served) if has_canary(head) else {Channel.CURRENT: self.served[Channel.CURRENT]}
+        if has_canary(head) and Channel.BLESSED not in served:
+            served[Channel.BLESSED] = served[Channel.CURRENT].twin()  # before that moves on
+        used: list[str] = []
+        for channel, held in served.items():
+            line = self._records.line_of(head, channel)
+            used += line
+            self._bring(channel, held, list(line.values()), head)
+        self.served, self.head, self._head_blob = served, head, blob
+        self._records.forget(used)
 
-    def _check(self, line: Sequence[Manifest], route: Route) -> None:
-        for manifest in (*line, *route.newer):
-            if manifest.layout_digest != self._layout_digest or manifest.model_digest != self.head.model_digest:
-                raise WrongLayout(f"version {manifest.version} is for another layout or model")
-
-    def _become(self, line: Sequence[Manifest], route: Route) -> Positions | None:
-        """Bring the state to the end of `line`, and return what may have changed."""
-        if route.by_patches and not self._doubtful:
-            with _timed("fetch"):
-                patches = self._records.patches(route.newer)
-            try:
-                with _timed("patch"):
-                    return self.state.apply_chain(patches, line[-1].state_digest)
-            except BlobCorrupt:
-                self._doubtful = True
-                raise
-        with _timed("keyframe"):
-            self.state.assign(self._records.restore(line, self.layout.total, None if self._doubtful else self.state))
-        self._doubtful = False
-        return None
-
-    def _took(self, head: Head, blob: bytes, line: Sequence[Manifest]) -> None:
-        self.head, self._head_blob, self.version = head, blob, head.current
-        self.created_at = unix_seconds(line[-1].created_at)
+    def _bring(self, channel: Channel, held: VersionedState, line: Sequence[Manifest], head: Head) -> None:
+        """Move one channel's state to the end of `line`, and note what there is to tell of it."""
+        before, is_new = held.version, channel not in self.served
+        moved = held.move(self._records, line)
+        if is_new or held.version != before or moved.positions is None or len(moved.positions):
+            self._ready.append(_update(channel, held, moved, head, is_new=is_new))
 
 
-def _timed(stage: str) -> AbstractContextManager[object]:
-    return histogram("weight_update_duration_seconds").labels(stage).time()
+def _update(channel: Channel, held: VersionedState, moved: Moved, head: Head, *, is_new: bool) -> Update:
+    return Update(
+        channel=channel,
+        version=held.version,
+        created_at=held.created_at,
+        positions=None if is_new else moved.positions,
+        included=accepted_times(moved.newer) if channel is Channel.CURRENT else [],
+        blessed=head.blessed,
+        epoch=head.epoch,
+        revision=head.revision,
+    )
 
 
 def _key_of(blob: bytes) -> HeadKey | None:

@@ -2,7 +2,8 @@
 
 tokens.py    Tokens: the authority to judge one answer, and the hashes of askers
 batcher.py   Batcher: what queued while the model was busy becomes the next batches
-replica.py   Replica: two sets of fp32 weights, one served, one written
+replica.py   Replica: a served set of fp32 weights for each channel, and one that is written
+tally.py     Tally: what each channel answered, and how long it took
 requests.py  what a caller may send
 feedback.py  Desk: one judgement, from its token to its ack
 pod.py       Pod: a verified version, loaded and ready to be served

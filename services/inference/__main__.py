@@ -119,10 +119,11 @@ def _load(settings: Settings, stopping: threading.Event) -> Pod | None:
 async def _serving(settings: Settings, server: grpc.aio.Server, pod: Pod, intake: Intake, tokens: Tokens) -> AsyncIterator[None]:
     """Serve inside; on the way out finish what is in flight."""
     batcher = Batcher(pod.compute, limit=settings.queue_limit, batch_tokens=settings.batch_tokens, observe=histogram("batch_size").observe)
-    updater, keeper = Updater(pod.subscriber, pod.replica, intake, pod=pod.name), Keeper(pod.subscriber)
+    updater, keeper = Updater(pod.subscriber, pod.replica, intake, pod.tally, pod=pod.name), Keeper(pod.subscriber)
 
     def serving() -> Serving:
-        return Serving(pod.replica.version, pod.subscriber.head.blessed)
+        head = pod.subscriber.head
+        return Serving(pod.replica.version, head.blessed, head.canary_share)
 
     servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving)
     add_InferenceServiceServicer_to_server(servicer, server)

@@ -1,6 +1,7 @@
 """Turns what queued while the model was busy into the next batches. Knows asyncio and lengths; knows no gRPC and no model.
 
-It never waits for company: an input that finds the model free runs at once, alone.
+It never waits for company: an input that finds the model free runs at once, alone. A batch is of one channel; where both channels wait,
+their batches take turns.
 """
 
 from __future__ import annotations
@@ -8,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, repeat, zip_longest
 
 from liveloop.errors import DeadlinePassed, LiveloopError, Overloaded, Unavailable
 from liveloop.tasks import Answer, Encoded
 from liveloop.telemetry import logger
+from liveloop.weights.channels import Channel
 
-Compute = Callable[[Sequence[Encoded]], tuple[int, Sequence[Answer]]]
-"""Answers one batch, in order; also says which version did. Runs in the batcher's own thread, one batch at a time."""
+Compute = Callable[[Sequence[Encoded], Channel], tuple[Channel, int, Sequence[Answer]]]
+"""Answers one batch, in order; also says which channel and version did. Runs in the batcher's own thread, one batch at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
     """One answer, and the one version that computed it."""
 
+    channel: Channel
     version: int
     answer: Answer
 
@@ -43,6 +47,7 @@ class _Call:
 class _Item:
     call: _Call
     index: int
+    channel: Channel
     encoded: Encoded
 
 
@@ -65,6 +70,7 @@ class Batcher:
         self._clock = clock
         self._observe = observe
         self._queue: list[_Item] = []
+        self._last = Channel.CURRENT  # the channel of the last batch
         self._depth = 0
         self._seconds_per_input = 0.005  # until measured; only a hint for callers who are refused
         self._wake = asyncio.Event()
@@ -89,8 +95,8 @@ class Batcher:
             await self._loop
         self._thread.shutdown()
 
-    async def submit(self, inputs: Sequence[Encoded], *, deadline: float = math.inf) -> list[Computed]:
-        """Answers, in the order of the inputs. `deadline` is a time of the batcher's clock.
+    async def submit(self, inputs: Sequence[Encoded], *, channels: Iterable[Channel] = (), deadline: float = math.inf) -> list[Computed]:
+        """Answers, in the order of the inputs, each from its channel (none: all from CURRENT). `deadline` is a time of the batcher's clock.
 
         Raises Overloaded when too many inputs wait, DeadlinePassed when the model could not start in time, Unavailable when stopping.
         """
@@ -99,7 +105,8 @@ class Batcher:
         if self._depth and self._depth + len(inputs) > self._limit:
             raise Overloaded("too many inputs wait for the model", retry_after=self._depth * self._seconds_per_input)
         call = _Call([None] * len(inputs), asyncio.get_running_loop().create_future(), deadline, len(inputs), len(inputs))
-        self._queue += [_Item(call, index, encoded) for index, encoded in enumerate(inputs)]
+        asked = zip(inputs, chain(channels, repeat(Channel.CURRENT)), strict=False)
+        self._queue += [_Item(call, index, channel, encoded) for index, (encoded, channel) in enumerate(asked)]
         self._depth += len(inputs)
         self._wake.set()
         try:
@@ -113,10 +120,17 @@ class Batcher:
             await self._wake.wait()
             self._wake.clear()
             queued, self._queue = self._queue, []
-            for batch in cut(sorted(queued, key=lambda item: len(item.encoded.tokens)), self._batch_tokens):
+            for batch in self._batches(queued):
                 await self._answer(batch)
             if self._stopping and not self._queue:
                 return
+
+    def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        """Cut what queued into batches of one channel each, in turns; the channel that ran last comes last."""
+        queues = [[item for item in items if item.channel is channel] for channel in Channel]
+        by_turns = queues if self._last is not Channel.CURRENT else queues[::-1]
+        batches = [cut(sorted(queue, key=lambda item: len(item.encoded.tokens)), self._batch_tokens) for queue in by_turns]
+        return (batch for turn in zip_longest(*batches) for batch in turn if batch)
 
     async def _answer(self, batch: Sequence[_Item]) -> None:
         live = [item for item in batch if self._still_wanted(item.call)]
@@ -125,10 +139,11 @@ class Batcher:
         for item in live:
             item.call.waiting -= 1
         self._depth -= len(live)
-        started = self._clock()
+        started, self._last = self._clock(), live[0].channel
         try:
             inputs = [item.encoded for item in live]
-            version, answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, inputs)
+            task = asyncio.get_running_loop().run_in_executor(self._thread, self._compute, inputs, self._last)
+            channel, version, answers = await task
             found = list(zip(live, answers, strict=True))
         except Exception:  # noqa: BLE001  the top of the loop: one batch that cannot be computed must not end all others
             logger().exception("a batch failed", inputs=len(live))
@@ -138,7 +153,7 @@ class Batcher:
         self._seconds_per_input += 0.1 * ((self._clock() - started) / len(live) - self._seconds_per_input)
         self._observe(len(live))
         for item, answer in found:
-            self._give(item, Computed(version, answer))
+            self._give(item, Computed(channel, version, answer))
 
     def _still_wanted(self, call: _Call) -> bool:
         if not call.done.done() and call.deadline <= self._clock():

@@ -20,9 +20,11 @@ from liveloop.tasks import Answer, Encoded, Task
 from liveloop.tasks.classification import Classification
 from liveloop.telemetry import logger
 from liveloop.weights import open_store
+from liveloop.weights.channels import Channel
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.subscriber import Subscriber
 from services.inference.replica import Replica
+from services.inference.tally import Tally
 
 _RETRY = 1.0
 
@@ -35,12 +37,13 @@ class Pod:
     subscriber: Subscriber
     task: Task
     replica: Replica
+    tally: Tally
     keeps_copy: bool  # the store is on another machine: a last good copy is kept on this one
 
-    def compute(self, inputs: Sequence[Encoded]) -> tuple[int, Sequence[Answer]]:
-        """Answer one batch with one version."""
-        with self.replica.acquire() as held:
-            return held.version, self.task.answer(held.model, inputs)
+    def compute(self, inputs: Sequence[Encoded], channel: Channel) -> tuple[Channel, int, Sequence[Answer]]:
+        """Answer one batch with one version of this channel, or of CURRENT where this one is not in use."""
+        with self.replica.acquire(channel) as held, self.tally.count(held.channel, len(inputs)):
+            return held.channel, held.version, self.task.answer(held.model, inputs)
 
 
 def load_pod(settings: Settings, stopping: threading.Event) -> Pod | None:
@@ -54,8 +57,10 @@ def load_pod(settings: Settings, stopping: threading.Event) -> Pod | None:
         return None
     task = Classification(subscriber.bundle)
     replica = Replica(task, subscriber.layout, subscriber.state.bits, subscriber.version)
+    if blessed := subscriber.served.get(Channel.BLESSED):
+        replica.open(Channel.BLESSED, blessed.state.bits, blessed.version)
     name = settings.pod or f"{socket.gethostname()}-{os.getpid()}"
-    return Pod(name, subscriber, task, replica, keeps_copy=distributed)
+    return Pod(name, subscriber, task, replica, Tally(), keeps_copy=distributed)
 
 
 def _start(subscriber: Subscriber, stopping: threading.Event) -> bool:

@@ -1,4 +1,7 @@
-"""Two sets of fp32 weights over one bf16 state: one is served, the other is written, then they swap. Knows no store and no gRPC."""
+"""fp32 weights over bf16 states: one served set for each channel, and one spare that is written before it is served. Knows no store.
+
+A flip writes the spare and stores one reference: the set that was served until then is the next spare.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import torch
 
 from liveloop.tasks import Task
 from liveloop.v1.weights_pb2 import Layout
+from liveloop.weights.channels import Channel
 
 _SCATTER = 1 << 13
 """Positions written at a time: a fraction of a millisecond, then other threads may have the interpreter."""
@@ -25,30 +29,38 @@ class WeightSet:
 
     flat: np.ndarray  # fp32, [layout.total]
     model: torch.nn.Module
+    channel: Channel  # the one it serves, or served last
     version: int
     holders: int = 0
-    missed: list[np.ndarray | None] = field(default_factory=list)  # positions changed since it was written; None: everything
+    missed: list[np.ndarray | None] = field(default_factory=list)  # what changed in its channel since; None: everything
 
 
 class Replica:
-    """What is served: always one whole version."""
+    """What is served: always one whole version for each channel."""
 
     def __init__(self, task: Task, layout: Layout, bits: np.ndarray, version: int) -> None:
-        """Both sets begin as `bits`, the flat state as bf16 bit patterns (uint16, [layout.total]), read again at every flip."""
-        self._bits = bits
+        """Begin with one channel, CURRENT, and `bits`, its flat state as bf16 bit patterns (uint16, [layout.total]), read at every flip."""
+        self._task, self._layout = task, layout
+        self._bits = {Channel.CURRENT: bits}
         self._free = threading.Condition()
-        self._served, self._retired = (self._new_set(task, layout, version) for _ in range(2))
+        self._served = {Channel.CURRENT: self._new_set(Channel.CURRENT, version)}
+        self._spare = self._new_set(Channel.CURRENT, version)
 
     @property
     def version(self) -> int:
-        """The version served now."""
-        return self._served.version
+        """The version that CURRENT serves now."""
+        return self._served[Channel.CURRENT].version
+
+    @property
+    def versions(self) -> dict[Channel, int]:
+        """The version that each channel in use serves now."""
+        return {channel: held.version for channel, held in self._served.copy().items()}
 
     @contextmanager
-    def acquire(self) -> Iterator[WeightSet]:
-        """Hold the served set for one batch: it does not change meanwhile."""
+    def acquire(self, channel: Channel = Channel.CURRENT) -> Iterator[WeightSet]:
+        """Hold a channel's served set for one batch: it does not change meanwhile. A channel that is not in use is answered by CURRENT."""
         with self._free:
-            held = self._served
+            held = self._served.get(channel) or self._served[Channel.CURRENT]
             held.holders += 1
         try:
             yield held
@@ -57,35 +69,50 @@ class Replica:
                 held.holders -= 1
                 self._free.notify_all()
 
-    def flip(self, version: int, positions: np.ndarray | None) -> None:
-        """Serve the state as it is now, as `version`; `positions` (sorted, int64) are those that changed, None where everything did.
+    def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
+        """Serve one more channel, from the flat state `bits`; like all that writes, for one thread alone."""
+        self._bits[channel] = bits
+        self._served[channel] = self._new_set(channel, version)
 
-        Call it from one thread alone, the one that changes the state. Waits until nobody holds the set that was retired before.
+    def close(self, channel: Channel) -> None:
+        """Let go of a channel; harmless where it is not in use."""
+        self._bits.pop(channel, None)
+        self._served.pop(channel, None)
+        if self._spare.channel is channel:
+            self._spare.missed.append(None)
+
+    def flip(self, version: int, positions: np.ndarray | None, channel: Channel = Channel.CURRENT) -> None:
+        """Serve the channel's state as it is now, as `version`; `positions` (sorted, int64) changed since its last flip, None: all.
+
+        Call it from one thread alone, the one that changes the states. Waits until nobody holds the spare set.
         """
-        target = self._retired
-        target.missed.append(positions)
+        served, spare = self._served[channel], self._spare
         with self._free:
-            self._free.wait_for(lambda: target.holders == 0)  # nobody takes it up again before the swap below
-        for changed in [None] if any(missed is None for missed in target.missed) else target.missed:
-            self._widen(target.flat, changed)
-        target.missed.clear()
-        target.version = version
+            self._free.wait_for(lambda: spare.holders == 0)  # nobody takes it up again before the swap below
+        if spare.channel is not channel:
+            spare.channel, spare.missed = channel, [None]
+        for one in (served, spare):
+            one.missed.append(positions)
+        for changed in [None] if any(missed is None for missed in spare.missed) else spare.missed:
+            self._widen(spare.flat, self._bits[channel], changed)
+        spare.missed.clear()
+        spare.version = version
         with self._free:
-            self._served, self._retired = target, self._served
-        self._retired.missed.append(positions)
+            self._served[channel], self._spare = spare, served
 
-    def _new_set(self, task: Task, layout: Layout, version: int) -> WeightSet:
-        flat = np.empty(layout.total, np.float32)
-        self._widen(flat, None)
-        return WeightSet(flat, task.new_model(layout, torch.from_numpy(flat)), version)
+    def _new_set(self, channel: Channel, version: int) -> WeightSet:
+        flat = np.empty(self._layout.total, np.float32)
+        self._widen(flat, self._bits[channel], None)
+        return WeightSet(flat, self._task.new_model(self._layout, torch.from_numpy(flat)), channel, version)
 
-    def _widen(self, flat: np.ndarray, positions: np.ndarray | None) -> None:
+    @staticmethod
+    def _widen(flat: np.ndarray, bits: np.ndarray, positions: np.ndarray | None) -> None:
         """bf16 to fp32, exactly: its 16 bits are the upper half of the fp32 number."""
         wide = flat.view(np.uint32)
         if positions is None:
             for start in range(0, len(wide), _COPY):
-                np.left_shift(self._bits[start : start + _COPY], 16, out=wide[start : start + _COPY], dtype=np.uint32)
+                np.left_shift(bits[start : start + _COPY], 16, out=wide[start : start + _COPY], dtype=np.uint32)
         else:
             for start in range(0, len(positions), _SCATTER):
                 some = positions[start : start + _SCATTER]
-                wide[some] = self._bits[some].astype(np.uint32) << 16
+                wide[some] = bits[some].astype(np.uint32) << 16

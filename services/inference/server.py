@@ -21,6 +21,7 @@ from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
+from liveloop.weights.channels import Channel, channel_of
 from services.inference.batcher import Batcher, Computed
 from services.inference.feedback import Desk, Intake
 from services.inference.requests import MAX_ITEMS, check_count, texts_of
@@ -41,6 +42,7 @@ class Serving:
 
     version: int  # the one it serves
     blessed: int  # the newest that passed the full evaluation
+    canary_share: float = 1.0  # of askers, who get `version` while the rest get `blessed`
 
 
 def answers_errors(method: Method[Request, Response]) -> Method[Request, Response]:
@@ -94,8 +96,9 @@ class InferenceServicer(InferenceServiceServicer):
             inputs = await self._encode(texts)
             remaining = context.time_remaining()
             deadline = math.inf if remaining is None else time.monotonic() + remaining
-            computed = await self._batcher.submit(inputs, deadline=deadline)
-            found = zip(request.inputs, inputs, computed, strict=True)
+            names = [str(uuid7()) for _ in inputs]
+            computed = await self._batcher.submit(inputs, channels=self._channels(request, names), deadline=deadline)
+            found = zip(names, request.inputs, inputs, computed, strict=True)
             return inference_pb2.PredictResponse(predictions=[self._prediction(request, *each) for each in found])
 
     @answers_errors
@@ -123,13 +126,23 @@ class InferenceServicer(InferenceServiceServicer):
             return self._task.encode(texts)
         return await asyncio.to_thread(self._task.encode, texts)
 
+    def _channels(self, request: inference_pb2.PredictRequest, names: Sequence[str]) -> list[Channel]:
+        """Who answers each of these predictions; nothing without a canary."""
+        share = self._serving().canary_share
+        if share >= 1.0:
+            return []
+        return [channel_of(self._asker(request, name), share) for name in names]
+
+    def _asker(self, request: inference_pb2.PredictRequest, name: str) -> bytes:
+        return self._tokens.asker(user=request.user, session_id=request.session_id, prediction_id=name)
+
     def _prediction(
-        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, encoded: Encoded, computed: Computed
+        self, request: inference_pb2.PredictRequest, name: str, asked: events_pb2.Input, encoded: Encoded, computed: Computed
     ) -> inference_pb2.Prediction:
         answer, labels = computed.answer, self._task.labels
         ranked = sorted(zip(labels, answer.probabilities, strict=True), key=lambda pair: -pair[1])
         prediction = inference_pb2.Prediction(
-            prediction_id=str(uuid7()),
+            prediction_id=name,
             version=computed.version,
             label=labels[answer.label],
             scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in ranked],
@@ -137,25 +150,26 @@ class InferenceServicer(InferenceServiceServicer):
             truncated=encoded.truncated,
         )
         if not request.HasField("store") or request.store:
-            prediction.feedback_token = self._record(request, asked, prediction, answer.probabilities[answer.label])
+            prediction.feedback_token = self._record(request, asked, prediction, computed)
         return prediction
 
     def _record(
-        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, prediction: inference_pb2.Prediction, score: float
+        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, prediction: inference_pb2.Prediction, computed: Computed
     ) -> str:
         """Put the prediction into the log's queue and make its token; an empty one where the log sheds it."""
-        name = prediction.prediction_id
-        asker = self._tokens.asker(user=request.user, session_id=request.session_id, prediction_id=name)
+        name, answer = prediction.prediction_id, computed.answer
+        asker = self._asker(request, name)
         event = events_pb2.PredictionEvent(
             prediction_id=name,
             input=asked,
             label=prediction.label,
             version=prediction.version,
             propensity=prediction.propensity,
-            score=score,
+            score=answer.probabilities[answer.label],
             asker=asker,
             tags=request.tags,
             created_at=timestamp(self._clock()),
+            channel=events_pb2.Channel.ValueType(computed.channel),
         )
         if not self._intake.offer(events_pb2.Event(prediction=event)):
             return ""

@@ -11,8 +11,10 @@ from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
 from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2
+from liveloop.weights.channels import Channel
 from liveloop.weights.subscriber import Subscriber, Update
 from services.inference.feedback import Intake
+from services.inference.tally import Tally
 
 if TYPE_CHECKING:
     from services.inference.replica import Replica
@@ -28,12 +30,13 @@ class Updater:
     """A thread: wait for new weights, flip to them, report."""
 
     def __init__(
-        self, subscriber: Subscriber, replica: Replica, intake: Intake, *, pod: str, clock: Callable[[], float] = time.time
+        self, subscriber: Subscriber, replica: Replica, intake: Intake, tally: Tally, *, pod: str, clock: Callable[[], float] = time.time
     ) -> None:
-        """`pod` is this process's name in reports; `clock` is Unix seconds."""
+        """`pod` is this process's name in reports, which take what `tally` counted; `clock` is Unix seconds."""
         self._subscriber = subscriber
         self._replica = replica
         self._intake = intake
+        self._tally = tally
         self._pod = pod
         self._clock = clock
         self._flipped_at = clock()
@@ -62,6 +65,8 @@ class Updater:
                 self._told = ""
                 if update is not None:
                     self._apply(update)
+                for channel in self._replica.versions.keys() - self._subscriber.served.keys():
+                    self._replica.close(channel)
             except WeightsRefused as error:  # the subscriber rests by itself before it looks again
                 self._failed("refused", error)
             except Unavailable as error:
@@ -73,14 +78,18 @@ class Updater:
 
     def _apply(self, update: Update) -> None:
         started = time.perf_counter()
-        self._replica.flip(update.version, update.positions)
+        if update.channel in self._replica.versions:
+            self._replica.flip(update.version, update.positions, update.channel)
+        else:
+            self._replica.open(update.channel, self._subscriber.served[update.channel].state.bits, update.version)
         histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)
-        self._flipped_at = self._clock()
+        counter("weight_updates_total").labels("applied").inc()
+        if update.channel is Channel.CURRENT:
+            self._flipped_at = self._clock()
+            self._show(update.version, update.created_at)
         self._report()
         for accepted_at in update.included:
             histogram("feedback_to_served_seconds").observe(self._flipped_at - accepted_at)
-        counter("weight_updates_total").labels("applied").inc()
-        self._show(update.version, update.created_at)
 
     @staticmethod
     def _show(version: int, created_at: float) -> None:
@@ -96,9 +105,23 @@ class Updater:
             revision=head.revision,
             flipped_at=timestamp(self._flipped_at),
             reported_at=timestamp(now),
+            channels=self._channels(),
         )
         self._intake.offer(events_pb2.Event(pod_report=report))
         self._next_report = now + _REPORT_EVERY
+
+    def _channels(self) -> list[events_pb2.ChannelReport]:
+        done = self._tally.take()
+        return [
+            events_pb2.ChannelReport(
+                channel=events_pb2.Channel.ValueType(channel),
+                version=version,
+                answered=done[channel].answered,
+                failed=done[channel].failed,
+                seconds=done[channel].seconds,
+            )
+            for channel, version in self._replica.versions.items()
+        ]
 
     def _failed(self, result: str, error: Exception) -> None:
         counter("weight_updates_total").labels(result).inc()

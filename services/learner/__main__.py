@@ -133,7 +133,7 @@ def _lead(
     mirror = None if remote is None else Mirror(materials.store, remote, take_over=settings.take_over)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
     try:
-        with open_log(settings) as log, Publisher(materials.store, materials.key, epoch=journal.epoch) as publisher:
+        with open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
             joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window)
             batches = MicroBatches(journal.db, materials.train, materials.task.labels)
             gate = Gate()
@@ -179,6 +179,10 @@ def _take_lease(journal: Journal, remote: WeightStore | None, materials: Materia
         elif (at_least := _epoch_of(remote, materials)) < journal.epoch:
             return True
     return False
+
+
+def _publisher(settings: Settings, materials: Materials, journal: Journal) -> Publisher:
+    return Publisher(materials.store, materials.key, epoch=journal.epoch, canary_share=settings.canary_share)
 
 
 def _epoch_of(remote: WeightStore | None, materials: Materials) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from liveloop.errors import DeadlinePassed, LiveloopError, Overloaded, Unavailable
 from liveloop.tasks import Answer, Encoded
+from liveloop.weights.channels import Channel
 from services.inference.batcher import Batcher
 
 
@@ -18,17 +19,19 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.channels: list[Channel] = []
         self.gate = threading.Event()
         self.gate.set()
         self.running = threading.Event()
 
-    def __call__(self, inputs: Sequence[Encoded]) -> tuple[int, Sequence[Answer]]:
+    def __call__(self, inputs: Sequence[Encoded], channel: Channel) -> tuple[Channel, int, Sequence[Answer]]:
         self.batches.append([len(item.tokens) for item in inputs])
+        self.channels.append(channel)
         self.running.set()
         assert self.gate.wait(20)
         if any(len(item.tokens) == 13 for item in inputs):
             raise RuntimeError("thirteen")
-        return len(self.batches), [Answer(len(item.tokens), (1.0,), 1.0) for item in inputs]
+        return channel, len(self.batches), [Answer(len(item.tokens), (1.0,), 1.0) for item in inputs]
 
 
 class Harness:
@@ -55,9 +58,9 @@ class Harness:
         assert await asyncio.to_thread(self.model.running.wait, 20)
         return first
 
-    def ask(self, *lengths: int, deadline: float = 1e9) -> asyncio.Task[list[int]]:
+    def ask(self, *lengths: int, channels: Sequence[Channel] = (), deadline: float = 1e9) -> asyncio.Task[list[int]]:
         async def call() -> list[int]:
-            found = await self.batcher.submit([Encoded((0,) * length, False) for length in lengths], deadline=deadline)
+            found = await self.batcher.submit([Encoded((0,) * length, False) for length in lengths], channels=channels, deadline=deadline)
             return [computed.answer.label for computed in found]
 
         return asyncio.create_task(call())
@@ -101,6 +104,39 @@ def test_one_calls_inputs_may_be_computed_by_several_versions_and_each_answer_na
         async with Harness(batch_tokens=10) as harness:
             found = await harness.batcher.submit([Encoded((0,) * length, False) for length in (8, 2, 9)])
             assert [(computed.answer.label, computed.version) for computed in found] == [(8, 2), (2, 1), (9, 3)]
+
+    run(scenario)
+
+
+def test_a_batch_is_of_one_channel_and_the_channels_take_turns():
+    current, blessed = Channel.CURRENT, Channel.BLESSED
+
+    async def scenario() -> None:
+        async with Harness(batch_tokens=10) as harness:
+            first = await harness.busy()
+            calls = [harness.ask(9, 2, 8, 3, channels=[current, blessed, current, current]), harness.ask(7, channels=[blessed])]
+            await harness.queued(5)
+            harness.model.gate.set()
+            assert await asyncio.gather(first, *calls) == [[1], [9, 2, 8, 3], [7]]
+            assert harness.model.batches == [[1], [2], [3], [7], [8], [9]]
+            assert harness.model.channels == [current, blessed, current, blessed, current, current]
+
+    run(scenario)
+
+
+def test_the_channel_that_waited_runs_before_the_one_that_ran_last():
+    async def scenario() -> None:
+        async with Harness() as harness:
+            for last, other in ((Channel.CURRENT, Channel.BLESSED), (Channel.BLESSED, Channel.CURRENT)):
+                harness.model.gate.clear()
+                harness.model.running.clear()
+                first = harness.ask(1, channels=[last])
+                assert await asyncio.to_thread(harness.model.running.wait, 20)
+                calls = [harness.ask(2, channels=[last]), harness.ask(3, channels=[other])]
+                await harness.queued(2)
+                harness.model.gate.set()
+                await asyncio.gather(first, *calls)
+                assert harness.model.channels[-3:] == [last, other, last]
 
     run(scenario)
 

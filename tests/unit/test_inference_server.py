@@ -24,6 +24,7 @@ from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.events_pb2 import Event, Feedback, Input
 from liveloop.v1.inference_pb2 import ACK_STATUS_ACCEPTED, ACK_STATUS_DUPLICATE, ACK_STATUS_REJECTED, Prediction, PredictRequest
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub, add_InferenceServiceServicer_to_server
+from liveloop.weights.channels import Channel
 from services.inference.batcher import Batcher
 from services.inference.replica import Replica
 from services.inference.server import InferenceServicer, Serving
@@ -49,6 +50,7 @@ class Service:
     def __init__(self, folder: Path, intake: Intake | Shedding | None = None, *, queue_limit: int = 512) -> None:
         bundle, bits = tiny_bundle()
         self.task = Classification(bundle)
+        self.bits = bits
         self.replica = Replica(self.task, bundle.layout, bits, 5)
         self.log = SqliteLog(folder / "events.db")
         self.intake = intake or Intake(self.log)
@@ -58,6 +60,7 @@ class Service:
         self.gate.set()
         self.running = threading.Event()
         self.queue_limit = queue_limit
+        self.canary_share = 1.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -86,7 +89,7 @@ class Service:
             self.intake,
             self.tokens,
             max_text_bytes=MAX_TEXT_BYTES,
-            serving=lambda: Serving(self.replica.version, 3),
+            serving=lambda: Serving(self.replica.version, 3, self.canary_share),
             clock=lambda: self.now,
         )
         self._server = grpc.aio.server()
@@ -99,11 +102,11 @@ class Service:
         await self._server.stop(5)
         await self._batcher.stop()
 
-    def _compute(self, inputs: Sequence[Encoded]) -> tuple[int, Sequence[Answer]]:
+    def _compute(self, inputs: Sequence[Encoded], channel: Channel) -> tuple[Channel, int, Sequence[Answer]]:
         self.running.set()
         assert self.gate.wait(30)
-        with self.replica.acquire() as held:
-            return held.version, self.task.answer(held.model, inputs)
+        with self.replica.acquire(channel) as held:
+            return held.channel, held.version, self.task.answer(held.model, inputs)
 
     def predict(self, *texts: str, **fields: object) -> list[Prediction]:
         request = PredictRequest(inputs=[Input(text=text) for text in texts], **fields)

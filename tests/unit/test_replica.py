@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from liveloop.tasks.classification import Classification
 from liveloop.v1.weights_pb2 import Layout
+from liveloop.weights.channels import Channel
 from services.inference.replica import Replica
 from tests.tiny import tiny_bundle
 
@@ -164,3 +165,78 @@ def test_a_flipped_model_answers_as_a_new_one_of_the_same_state_does():
     fresh = task.answer(task.new_model(bundle.layout, torch.from_numpy(widened(new))), inputs)
     assert answer() == [found.probabilities for found in fresh]
     assert answer() != before
+
+
+channel_updates = st.lists(
+    st.tuples(
+        st.sampled_from(["current", "blessed", "close"]),
+        st.lists(st.integers(0, TOTAL - 1), max_size=8),
+        st.integers(0, 65535),
+        st.booleans(),
+    ),
+    max_size=16,
+)
+
+
+@given(channel_updates)
+def test_after_any_updates_of_two_channels_each_serves_its_own_state(changes: list[tuple[str, list[int], int, bool]]):
+    states = {Channel.CURRENT: np.arange(TOTAL, dtype=np.uint16) * 1000}
+    replica = replica_of(states[Channel.CURRENT])
+    for version, (what, positions, value, everything) in enumerate(changes, start=2):
+        if what == "close":
+            replica.close(Channel.BLESSED)
+            states.pop(Channel.BLESSED, None)
+            continue
+        channel = Channel[what.upper()]
+        if channel not in states:
+            states[channel] = np.full(TOTAL, value, np.uint16)
+            replica.open(channel, states[channel], version)
+        else:
+            changed = change(states[channel], positions, value)
+            replica.flip(version, None if everything else changed, channel)
+        assert replica.versions[channel] == version
+        assert replica.versions.keys() == states.keys()
+        for one, bits in states.items():
+            with replica.acquire(one) as held:
+                assert (held.channel, held.version) == (one, replica.versions[one])
+                np.testing.assert_array_equal(held.flat.view(np.uint32), bits.astype(np.uint32) << 16)
+
+
+def test_a_channel_that_is_not_in_use_is_answered_by_the_current_one():
+    replica = replica_of(np.zeros(TOTAL, np.uint16))
+    with replica.acquire(Channel.BLESSED) as held:
+        assert (held.channel, held.version) == (Channel.CURRENT, 1)
+    replica.open(Channel.BLESSED, np.ones(TOTAL, np.uint16), 7)
+    with replica.acquire(Channel.BLESSED) as blessed:
+        replica.close(Channel.BLESSED)
+        assert (blessed.channel, blessed.version) == (Channel.BLESSED, 7)
+        assert (blessed.flat.view(np.uint32) == 1 << 16).all()
+
+
+def test_two_channels_and_a_spare_are_three_sets():
+    replica = replica_of(np.zeros(TOTAL, np.uint16))
+    replica.open(Channel.BLESSED, np.zeros(TOTAL, np.uint16), 1)
+    seen = set()
+    for version, channel in enumerate([Channel.CURRENT, Channel.BLESSED, Channel.BLESSED, Channel.CURRENT] * 3, start=2):
+        replica.flip(version, np.array([], np.int64), channel)
+        for one in Channel:
+            with replica.acquire(one) as held:
+                seen.add(held.flat.ctypes.data)
+    assert len(seen) == 3
+
+
+def test_a_flip_that_failed_half_way_leaves_no_trace_in_what_is_served_later(monkeypatch: pytest.MonkeyPatch):
+    bits = np.zeros(TOTAL, np.uint16)
+    replica = replica_of(bits)
+    changed = change(bits, [3, 5], 1)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Replica, "_widen", raise_memory_error)
+        replica.flip(2, changed)
+    assert replica.version == 1
+    for version in (3, 4):
+        replica.flip(version, change(bits, [version], version))
+        np.testing.assert_array_equal(served(replica).view(np.uint32), bits.astype(np.uint32) << 16)
+
+
+def raise_memory_error(*_: object) -> None:
+    raise MemoryError

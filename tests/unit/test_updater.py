@@ -14,9 +14,14 @@ from prometheus_client import REGISTRY
 
 from liveloop.errors import BadSignature, LiveloopError, Unavailable
 from liveloop.events.sqlite import Verdict
-from liveloop.v1.events_pb2 import Event
-from liveloop.v1.weights_pb2 import Head
+from liveloop.v1 import events_pb2
+from liveloop.v1.events_pb2 import ChannelReport, Event
+from liveloop.v1.weights_pb2 import Head, Manifest
+from liveloop.weights.channels import Channel
+from liveloop.weights.state import FlatState
 from liveloop.weights.subscriber import Update
+from liveloop.weights.versioned import VersionedState
+from services.inference.tally import Tally
 from services.inference.updater import Keeper, Updater
 
 
@@ -25,6 +30,7 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.head = Head(epoch=1, revision=1)
+        self.served = {Channel.CURRENT: VersionedState(FlatState(np.zeros(1, np.uint16)), Manifest(version=1))}
         self.created_at = 990.0
         self.coming: queue.Queue[Update | Exception] = queue.Queue()
         self.kept = 0
@@ -38,6 +44,7 @@ class Subscriber:
         if isinstance(found, Exception):
             raise found
         self.head = Head(epoch=found.epoch, revision=found.revision)
+        self.served.setdefault(found.channel, VersionedState(FlatState(np.zeros(1, np.uint16)), Manifest(version=found.version)))
         return found
 
     def keep_local(self) -> None:
@@ -47,11 +54,24 @@ class Subscriber:
 
 
 class Replica:
-    version = 1
+    def __init__(self) -> None:
+        self.versions = {Channel.CURRENT: 1}
 
-    def flip(self, version: int, positions: np.ndarray | None) -> None:
+    @property
+    def version(self) -> int:
+        return self.versions[Channel.CURRENT]
+
+    def flip(self, version: int, positions: np.ndarray | None, channel: Channel) -> None:
         assert positions is not None
-        self.version = version
+        self.versions[channel] = version
+
+    def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
+        assert channel not in self.versions
+        assert bits.shape == (1,)
+        self.versions[channel] = version
+
+    def close(self, channel: Channel) -> None:
+        del self.versions[channel]
 
 
 class Intake:
@@ -70,16 +90,23 @@ class Pod:
     def __init__(self) -> None:
         self.subscriber, self.replica, self.intake = Subscriber(), Replica(), Intake()
         self.now = 1000.0
-        self.updater = Updater(self.subscriber, self.replica, self.intake, pod="pod-a", clock=lambda: self.now)  # type: ignore[arg-type]
+        self.tally = Tally(lambda: self.now)
+        self.updater = Updater(self.subscriber, self.replica, self.intake, self.tally, pod="pod-a", clock=lambda: self.now)  # type: ignore[arg-type]
 
-    def update(self, version: int, included: list[float] | None = None) -> None:
+    def update(self, version: int, included: list[float] | None = None, *, channel: Channel = Channel.CURRENT) -> None:
         positions = np.array([0], np.int64)
-        self.subscriber.coming.put(Update(version, 990.0 + version, positions, included or [], blessed=1, epoch=1, revision=version))
+        self.subscriber.coming.put(
+            Update(channel, version, 990.0 + version, positions, included or [], blessed=1, epoch=1, revision=version)
+        )
 
     def reports(self) -> list[tuple[int, int, float, float]]:
         found = [event.pod_report for event in self.intake.events]
         assert {report.pod for report in found} <= {"pod-a"}
         return [(one.version, one.revision, one.flipped_at.ToMicroseconds() / 1e6, one.reported_at.ToMicroseconds() / 1e6) for one in found]
+
+    def channels(self) -> list[ChannelReport]:
+        """Those of the last report."""
+        return list(self.intake.events[-1].pod_report.channels)
 
 
 @contextmanager
@@ -140,6 +167,27 @@ def test_weights_that_cannot_be_taken_are_counted_and_the_next_ones_are_served(e
         assert pod.replica.version == 1
         pod.update(3)
         wait_for(lambda: pod.replica.version == 3)
+
+
+def test_a_channel_is_opened_flipped_and_closed_as_heads_say_and_each_is_reported():
+    with running() as pod:
+        pod.update(7, channel=Channel.BLESSED)
+        wait_for(lambda: pod.replica.versions == {Channel.CURRENT: 1, Channel.BLESSED: 7})
+        with pod.tally.count(Channel.BLESSED, 3):
+            pod.now += 0.5
+        with pytest.raises(RuntimeError), pod.tally.count(Channel.CURRENT, 2):
+            raise RuntimeError
+        pod.update(8, channel=Channel.BLESSED)
+        wait_for(lambda: len(pod.reports()) == 3)
+        assert pod.replica.versions == {Channel.CURRENT: 1, Channel.BLESSED: 8}
+        assert pod.channels() == [
+            ChannelReport(channel=events_pb2.CHANNEL_CURRENT, version=1, failed=2),
+            ChannelReport(channel=events_pb2.CHANNEL_BLESSED, version=8, answered=3, seconds=0.5),
+        ]
+        del pod.subscriber.served[Channel.BLESSED]
+        pod.update(9)
+        wait_for(lambda: pod.replica.versions == {Channel.CURRENT: 9})
+        assert value("model_version") == 9
 
 
 def test_the_last_good_copy_is_tried_again_after_a_failure():

@@ -1,0 +1,52 @@
+"""What each channel did since it was last asked. Knows counts and seconds; knows no model and no log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from liveloop.weights.channels import Channel
+
+
+@dataclass(slots=True)
+class Done:
+    """The work of one channel."""
+
+    answered: int = 0  # inputs
+    failed: int = 0  # inputs that the model could not compute
+    seconds: float = 0.0  # of computing those answered
+
+
+class Tally:
+    """Counts batches as they are computed. Safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """`clock` is seconds from any start."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._done: defaultdict[Channel, Done] = defaultdict(Done)
+
+    @contextmanager
+    def count(self, channel: Channel, inputs: int) -> Iterator[None]:
+        """Time the computing of one batch inside; when that raises, its inputs failed."""
+        started = self._clock()
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._done[channel].failed += inputs
+            raise
+        with self._lock:
+            done = self._done[channel]
+            done.answered += inputs
+            done.seconds += self._clock() - started
+
+    def take(self) -> Mapping[Channel, Done]:
+        """What was done since this was called last."""
+        with self._lock:
+            done, self._done = self._done, defaultdict(Done)
+        return done

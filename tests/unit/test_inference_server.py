@@ -24,7 +24,7 @@ from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.events_pb2 import Event, Feedback, Input
 from liveloop.v1.inference_pb2 import ACK_STATUS_ACCEPTED, ACK_STATUS_DUPLICATE, ACK_STATUS_REJECTED, Prediction, PredictRequest
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub, add_InferenceServiceServicer_to_server
-from liveloop.weights.channels import Channel
+from liveloop.weights.channels import Channel, channel_of
 from services.inference.batcher import Batcher
 from services.inference.replica import Replica
 from services.inference.server import InferenceServicer, Serving
@@ -149,6 +149,35 @@ def refusal(call: Callable[[], object]) -> LiveloopError:
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return error_from(caught.value)
+
+
+def test_with_a_canary_an_asker_is_always_answered_by_the_same_channel_and_the_log_says_by_which(service: Service):
+    service.replica.open(Channel.BLESSED, service.bits, 3)
+    service.canary_share = 0.4
+    users = [f"user-{number}" for number in range(12)]
+    versions = {user: {found.version for _ in range(2) for found in service.predict("a movie", "a film", user=user)} for user in users}
+    for user, seen in versions.items():
+        asker = service.tokens.asker(user=user, session_id="", prediction_id="")
+        assert seen == {5 if channel_of(asker, 0.4) is Channel.CURRENT else 3}
+    assert {3} in versions.values()
+    assert {5} in versions.values()
+    anonymous = service.predict(*["a movie"] * 64)
+    assert {found.version for found in anonymous} == {3, 5}
+    channels = {5: events_pb2.CHANNEL_CURRENT, 3: events_pb2.CHANNEL_BLESSED}
+    for event in service.events("prediction"):
+        assert event.prediction.channel == channels[event.prediction.version]
+        assert channel_of(event.prediction.asker, 0.4) == event.prediction.channel
+
+
+def test_a_canary_that_is_switched_off_leaves_everybody_with_the_current_version(service: Service):
+    service.replica.open(Channel.BLESSED, service.bits, 3)
+    service.canary_share = 0.0
+    assert {found.version for found in service.predict("a movie", user="anna")} == {3}
+    service.replica.close(Channel.BLESSED)
+    assert {found.version for found in service.predict("a movie", user="anna")} == {5}
+    service.canary_share = 1.0
+    assert {found.version for found in service.predict("a movie", user="anna")} == {5}
+    assert [event.prediction.channel for event in service.events("prediction")] == [2, 1, 1]
 
 
 def test_an_answer_names_its_version_and_all_labels_best_first(shared: Service):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 
-from liveloop.errors import LiveloopError, Misconfigured, Unavailable
+from liveloop.errors import BlobCorrupt, BlobMissing, LiveloopError, Misconfigured, Unavailable
 from liveloop.telemetry import logger
 from liveloop.weights.manifest import head_key, open_head
 from liveloop.weights.records import BATCH, Records
@@ -16,6 +16,9 @@ from liveloop.weights.store import WeightStore
 
 _CHECK = 10.0
 """Seconds from one look at everything in the target to the next."""
+
+_MENDED = 64
+"""Blobs read again in one such look: a pass over what a pod fetches takes about half a minute."""
 
 _FIRST_REST = 0.1
 """Seconds before a failed copy is tried again; doubled each time, up to _CHECK."""
@@ -32,7 +35,10 @@ class Copier:
         self._source, self._target = source, target
         self._kept, self._take_over = kept, take_over
         self._records = Records(source, None)
-        self._copied: set[str] = set()
+        self._head: bytes | None = None  # copied last
+        self._copied: set[str] = set()  # what it needs
+        self._sure = False  # the target still has that, as far as is known
+        self._served: list[str] = []  # of that, what the current version needs and `mend` has not looked at yet
 
     def copy(self, blob: bytes) -> bool:
         """Make `blob` the target's head, its blobs first; False when it had everything.
@@ -46,13 +52,14 @@ class Copier:
         before = self._target.head()
         expected = None if before is None else self._same_model(before, head.model_digest)
         needed = self._records.needs(head, kept=self._kept)
-        missing = sorted(self._target.missing(needed - self._copied))
+        there = self._copied if self._sure and before == self._head else set()  # with another head it was flushed, or went back
+        missing = sorted(self._target.missing(needed - there))
         for first in range(0, len(missing), BATCH):
             names = missing[first : first + BATCH]
             self._target.put(dict(zip(names, self._source.get(names), strict=True)))
         if before != blob:
             self._target.set_head(blob, epoch=head.epoch, revision=head.revision, expected=expected)
-        self._copied = needed
+        self._head, self._copied, self._sure = blob, needed, True
         self._records.forget(needed)
         return bool(missing) or before != blob
 
@@ -63,13 +70,36 @@ class Copier:
             self._target.delete(set(self._target.names()) - needed)
 
     def drop_collected(self) -> None:
-        """Remove from the target what the source no longer has, but nothing that the head copied last needs. Raises Unavailable."""
-        copied = set(self._target.names())  # listed first: what is copied from now on is in the source
-        self._target.delete(copied - set(self._source.names()) - self._copied)
+        """Remove from the target what the source no longer has, but nothing that the target's head needs.
+
+        Raises:
+            WeightsRefused, Unavailable: what that is cannot be found out, or either store failed.
+        """
+        there = set(self._target.names())  # listed first: what is copied from now on is in the source
+        blob = self._target.head()
+        needed = self._copied
+        if blob is not None and blob != self._head:
+            needed = Records(self._target, None).needs(open_head(blob, None))
+        self._target.delete(there - set(self._source.names()) - needed)
 
     def recheck(self) -> None:
         """Ask the target about every blob the next time: it may have lost some."""
-        self._copied = set()
+        self._sure = False
+
+    def mend(self) -> None:
+        """Read some of what the current version needs from the target, the next ones each time, and put back what is damaged.
+
+        Raises:
+            WeightsRefused, Unavailable: either store failed.
+        """
+        if not self._served and self._head is not None:
+            self._served = sorted(self._records.needs(open_head(self._head, None), kept=False))
+        names, self._served = self._served[:_MENDED], self._served[_MENDED:]
+        for name in self._copied.intersection(names):
+            try:
+                self._target.get([name])
+            except (BlobCorrupt, BlobMissing):
+                self._target.put({name: self._source.get([name])[0]})
 
     def _same_model(self, before: bytes, model_digest: bytes) -> tuple[int, int]:
         head = open_head(before, None)
@@ -134,9 +164,14 @@ class Mirror:
             raise Unavailable("the weight store to copy from holds no model yet")
         if check:
             self._copier.recheck()
-        self._copier.copy(blob)
+        try:
+            self._copier.copy(blob)
+        except Unavailable:
+            self._copier.drop_collected()  # a full store takes the rest once what nobody needs is gone
+            raise
         if check:
             self._copier.drop_collected()
+            self._copier.mend()
 
     def _failed(self, error: LiveloopError) -> None:
         if self.failure is None:

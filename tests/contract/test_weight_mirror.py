@@ -24,7 +24,7 @@ from liveloop.weights.records import Records
 from liveloop.weights.store import WeightStore
 from liveloop.weights.subscriber import Subscriber
 from tests.servers import ValkeyServer, wait_until
-from tests.weight_samples import KEY, Versions
+from tests.weight_samples import FROZEN, KEY, TOTAL, Versions, step
 
 PATIENCE = 30.0
 
@@ -141,6 +141,79 @@ def test_a_blob_that_redis_lost_is_put_back(source: DirectoryStore, target: Weig
         wait_until(lambda: target.head() is not None)
         target.delete(source.names())
         wait_until(lambda: target.missing(source.names()) == set())
+
+
+def test_a_blob_that_redis_damaged_is_put_back(
+    source: DirectoryStore, target: WeightStore, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirroring, "_CHECK", 0.1)
+    monkeypatch.setattr(mirroring, "_MENDED", 3)
+    versions = Versions(source)
+    versions.publish()
+    with running(source, target), redis.Redis.from_url(redis_url) as client:
+        wait_until(lambda: target.head() == source.head())
+        keys = [f"{{{prefix}}}:blob:{name}" for name in source.names()]
+        for key in keys:
+            client.set(key, b"damaged")
+        wait_until(lambda: b"damaged" not in client.mget(keys))
+    assert np.array_equal(started(target).state.bits, versions.bits[2])
+
+
+def test_a_store_that_went_back_is_asked_for_everything_at_the_next_version(
+    source: DirectoryStore, target: WeightStore, redis_url: str, prefix: str
+) -> None:
+    versions = Versions(source)
+    copier = Copier(source, target)
+    blob = source.head()
+    assert blob is not None
+    copier.copy(blob)
+    forget_everything(redis_url, prefix)
+    versions.publish()
+    blob = source.head()
+    assert blob is not None
+    copier.copy(blob)
+    assert np.array_equal(started(target).state.bits, versions.bits[2])
+
+
+def test_a_full_redis_is_rid_of_what_was_collected_to_take_what_is_new(
+    tmp_path: Path, source: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirroring, "_CHECK", 0.2)
+    monkeypatch.setattr(publishing, "KEYFRAME_INTERVAL", 2)
+    versions, server = Versions(source), ValkeyServer(tmp_path / "valkey")
+    server.start()
+    try:
+        with open_store(server.url) as store, redis.Redis.from_url(server.url) as client:
+            copied(source, store)
+            for _ in range(6):
+                versions.publish(changes=TOTAL - FROZEN)
+                versions.publisher.close()
+                copied(source, store)
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)
+            versions.publisher.collect([])
+            versions.publish(changes=TOTAL - FROZEN)
+            with running(source, store):
+                wait_until(lambda: store.head() == source.head())
+            assert np.array_equal(started(store).state.bits, versions.bits[8])
+    finally:
+        server.kill()
+
+
+def test_what_is_dropped_is_never_what_another_head_in_the_target_needs(
+    tmp_path: Path, source: DirectoryStore, target: WeightStore
+) -> None:
+    versions, other = Versions(source), DirectoryStore(tmp_path / "other")
+    copier = Copier(source, target)
+    blob = source.head()
+    assert blob is not None
+    copier.copy(blob)
+    copied(source, other)
+    with Publisher(other, KEY, epoch=2) as successor:
+        bits = step(versions.bits[1], 9)
+        successor.publish(successor.stage(bits), version=2, step=2, included=[], created_at=0.0)
+    copied(other, target)
+    copier.drop_collected()
+    assert np.array_equal(started(target).state.bits, bits)
 
 
 def test_redis_may_be_away_at_the_start_and_later(tmp_path: Path, source: DirectoryStore) -> None:

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
     step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
     train_embeddings: bool = Field(False, description="train the word-embedding table too (it doubles the patch)")
+    publish: Literal["fast", "gated"] = Field(
+        "fast", description="publish every step's version at once, or only versions that passed the full evaluation"
+    )
     take_over: bool = Field(False, description="replace the head of another model in Redis; without it the learner stops with one sentence")
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
 

@@ -22,7 +22,6 @@ from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
 from liveloop.weights.store import WeightStore
 from services.learner.examiner import Examiner
-from services.learner.guard import Gate
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.lease import LeaseLost
@@ -136,9 +135,8 @@ def _lead(
         with open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
             joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window)
             batches = MicroBatches(journal.db, materials.train, materials.task.labels)
-            gate = Gate()
-            publication = Publication(publisher, journal, gate, mirror)
-            examiner = Examiner(evaluator, gate, journal, batches, trainer, publication, materials.recipe)
+            publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
+            examiner = Examiner(evaluator, journal, batches, trainer, publication)
             parts = Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors, orders=orders)
             resume(parts, materials.recipe)
             if mirror is not None:

@@ -1,13 +1,10 @@
-"""The cheap checks before an optimiser step, and the gate on publishing. Pure: knows numbers, not where they come from."""
+"""The cheap checks before an optimiser step. Pure: knows numbers, not where they come from."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 
 from services.learner.trainer import StepReport
 
@@ -44,49 +41,3 @@ class Guard:
                 return f"the task loss is {report.task_loss:.2f}, its running median {median:.2f}"
         self._task_losses.append(report.task_loss)
         return ""
-
-
-class Decision(Enum):
-    """What a full evaluation leads to."""
-
-    BLESS = "bless"  # as good as the blessed version
-    WATCH = "watch"  # a little worse, or worse for the first time
-    HOLD = "hold"  # clearly worse twice running: stop publishing, go on training
-    RESUME = "resume"  # back within bounds: publish again
-
-
-HOLD_DROP = 0.03
-"""Accuracy below the blessed version's, in [0, 1], that stops publishing when two evaluations running show it."""
-BLESS_DROP = 0.01
-"""Accuracy below it that still blesses: less than what chance does to 500 rows."""
-
-
-@dataclass(slots=True)
-class Gate:
-    """Compares each evaluation with the blessed version's, row by row on the rows that both have seen."""
-
-    blessed: Mapping[str, bool] | None = None  # by row: did the blessed version answer it right?
-    held: bool = False
-    _drops: int = 0  # evaluations running beyond HOLD_DROP
-
-    def judge(self, right: Mapping[str, bool]) -> Decision:
-        """Decide on an evaluation. Without rows in common there is nothing to hold against it."""
-        drop = self.drop(right)
-        self._drops = self._drops + 1 if drop >= HOLD_DROP else 0
-        if self._drops >= 2:
-            self.held = True
-            return Decision.HOLD
-        if self.held and self._drops == 0:
-            self.held = False
-            return Decision.RESUME
-        if self.held or drop >= BLESS_DROP:
-            return Decision.WATCH
-        self.blessed = right
-        return Decision.BLESS
-
-    def drop(self, right: Mapping[str, bool]) -> float:
-        """How much less accurate than the blessed version, in [-1, 1], on the rows in common."""
-        common = right.keys() & (self.blessed or {}).keys()
-        if not common or self.blessed is None:
-            return 0.0
-        return sum(self.blessed[row] - right[row] for row in common) / len(common)

@@ -13,21 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from liveloop import telemetry
-from liveloop.errors import NotFound
 from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
-from services.learner.lease import LeasedDatabase
 from services.learner.lineage import Span, is_in, resets, standing, without
 from services.learner.micro_batch import MicroBatch
 from services.learner.trainer import Recipe
+from services.learner.versions import Versions
 
+_RESETS = """
+SELECT count(*) FROM rows WHERE kind = 'reset' AND json_extract(body, '$.who') = ? AND row > max(
+  coalesce((SELECT max(row) FROM rows WHERE kind = 'note' AND json_extract(body, '$.decision') = 'resume'), 0),
+  coalesce((SELECT max(row) FROM rows JOIN versions USING (version) WHERE blessed_at IS NOT NULL AND kind != 'reset'), 0))
+"""
 _PAUSE_OR_RESUME = """
 SELECT json_extract(body, '$.decision') AS decision FROM rows WHERE kind = 'note' AND decision IN ('pause', 'resume')
 ORDER BY row DESC LIMIT 1
 """
 _STAND_AGAIN = """
-UPDATE feedback SET state = ?, row = rows.row, version = ?, reason = '' FROM rows, json_each(rows.body, '$.new') AS introduced
+UPDATE feedback SET state = ?, row = rows.row, version = ?, reason = '', uses = max(uses, 1)
+FROM rows, json_each(rows.body, '$.new') AS introduced
 WHERE rows.row > ? AND rows.row <= ? AND rows.kind = 'train' AND feedback.id = introduced.value AND state IN (?, ?)
 """
 
@@ -45,7 +50,7 @@ class Row:
     created_at: float
 
 
-class Journal(LeasedDatabase):
+class Journal(Versions):
     """The learner's own truth. One connection, used by one thread."""
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
@@ -105,11 +110,6 @@ class Journal(LeasedDatabase):
         found = list(self._rows("version = ?", version))
         return found[0] if found else None
 
-    def is_held(self) -> bool:
-        """The gate's last word was to stop publishing."""
-        decisions = [row.body["decision"] for row in self._rows("kind = 'note' ORDER BY row DESC")]
-        return next((decision == "hold" for decision in decisions if decision in {"hold", "resume"}), False)
-
     def recipe(self, digest: str) -> Recipe:
         """The recipe of this digest."""
         body = self.db.execute("SELECT body FROM recipes WHERE digest = ?", (digest,)).fetchone()[0]
@@ -151,6 +151,10 @@ class Journal(LeasedDatabase):
         telemetry.counter("feedback_outcomes_total").labels("quarantined").inc(quarantined)
         return row
 
+    def resets_in_a_row(self, who: str) -> int:
+        """Resets by `who` since an evaluated version was blessed, or training was resumed."""
+        return int(self.db.execute(_RESETS, (who,)).fetchone()[0])
+
     def is_undone(self, version: int) -> bool:
         """A reset went back to before the row that made it, and no later one to it."""
         return not is_in(self._lineage(self.next_row() - 1), self._row_of(version))
@@ -164,8 +168,8 @@ class Journal(LeasedDatabase):
         return row.row if row else 0
 
     def _undo(self, rows: Span, why: str) -> int:
-        """Quarantine the feedback that these rows introduced; how many."""
-        query = "UPDATE feedback SET state = ?, reason = ? WHERE row > ? AND row <= ? AND state IN (?, ?)"
+        """Quarantine the feedback that these rows introduced, as if it had never been used; how many."""
+        query = "UPDATE feedback SET state = ?, reason = ?, uses = 0 WHERE row > ? AND row <= ? AND state IN (?, ?)"
         learnt = (State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_SERVED)
         return self.db.execute(query, (State.FEEDBACK_STATE_QUARANTINED, why, *rows, *learnt)).rowcount
 
@@ -215,33 +219,11 @@ class Journal(LeasedDatabase):
 
     # Versions
 
-    def published(self, version: int, *, parent: int, manifest: str, patch_bytes: int) -> None:
-        """Record what a publish made."""
-        with self.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO versions (version, parent, manifest, patch_bytes) VALUES (?, ?, ?, ?)",
-                (version, parent, manifest, patch_bytes),
-            )
-
-    def is_published(self, version: int) -> bool:
-        """Whether `published` has recorded it."""
-        return self.db.execute("SELECT 1 FROM versions WHERE version = ?", (version,)).fetchone() is not None
-
-    def evaluated(self, version: int, *, accuracy: float | None, blessed: bool) -> None:
-        """Record what the full evaluation of a published version found."""
-        with self.transaction() as db:
-            db.execute("UPDATE versions SET accuracy = ?, blessed = ? WHERE version = ?", (accuracy, blessed, version))
-
     def promoted(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
         """Record that a published version was blessed by hand."""
         with self.transaction():
             self.note("promote", recipe, version=version, who=who, why=why)
             self.blessed(version)
-
-    def blessed(self, version: int) -> None:
-        """Record that a published version is blessed without its evaluation."""
-        with self.transaction() as db:
-            db.execute("UPDATE versions SET blessed = 1 WHERE version = ?", (version,))
 
     def pin(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
         """Keep a version until it is unpinned."""
@@ -257,27 +239,10 @@ class Journal(LeasedDatabase):
             self.note("unpin", recipe, version=version, who=who, why=why)
             return True
 
-    def manifest(self, version: int) -> str:
-        """The blob of a published version's manifest. Raises NotFound."""
-        found = self.db.execute("SELECT manifest FROM versions WHERE version = ?", (version,)).fetchone()
-        if found is None:
-            raise NotFound(f"version {version} was never published")
-        return str(found[0])
-
     def included(self, after: int, version: int, limit: int) -> list[float]:
         """When the newest `limit` feedbacks that `version` includes and `after` does not were accepted, Unix seconds."""
         query = "SELECT accepted_at FROM feedback WHERE version > ? AND version <= ? ORDER BY version DESC LIMIT ?"
         return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
-
-    def kept(self, blessed: int, since: float) -> list[int]:
-        """Versions that stay: pinned, the last `blessed` blessed ones, those from which a redo may start (of rows made after `since`)."""
-        newest = self.db.execute("SELECT version FROM versions WHERE blessed ORDER BY version DESC LIMIT ?", (blessed,)).fetchall()
-        bases = self.db.execute("SELECT version FROM rows WHERE kind IN ('init', 'rebase') AND created_at > ?", (since,)).fetchall()
-        targets = self.db.execute(
-            "SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)
-        ).fetchall()
-        pins = self.db.execute("SELECT version FROM pins").fetchall()
-        return sorted({version for (version,) in (*newest, *bases, *targets, *pins)})
 
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:

@@ -26,6 +26,10 @@ SETTLES = 3
 """Settle rows after the last step: they bring a lone thumb from 10 % to 89 % of its step (EMA decay 0.9)."""
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
+_ROLLBACKS = 3
+"""Rollbacks in a row, no version blessed between, after which training waits for an operator."""
+GUARD = "guard"
+"""Who gives the guard's orders, in the journal."""
 _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
 """A restart redoes at most this much."""
 _BLESSED_KEPT = 10
@@ -115,24 +119,28 @@ class LearnerLoop:
         if parts.orders.carry_out(self._operator):
             self._chores_at = 0.0  # what is kept may have changed
         self._read()
-        waiting = parts.batches.waiting()
-        telemetry.gauge("learner_lag_events").set(waiting)
-        telemetry.gauge("learner_paused").set(parts.journal.is_paused())
+        waiting = self._waiting()
         due = self._seconds_until_due() <= 0.0 and not parts.journal.is_paused()
         if due and waiting:
             self._step()
         elif due and self._settles:
             self._settle()
-        elif self._may_examine(waiting):
-            parts.examiner.turn()
+        elif self._may_examine(waiting) and (verdict := parts.examiner.turn()) is not None:
+            self.rollback(verdict.to, GUARD, verdict.why)
         self._chores()
+
+    def _waiting(self) -> int:
+        """Feedbacks to learn from now: none while training is paused."""
+        waiting, paused = self._parts.batches.waiting(), self._parts.journal.is_paused()
+        telemetry.gauge("learner_lag_events").set(waiting)
+        telemetry.gauge("learner_paused").set(paused)
+        return 0 if paused else waiting
 
     def _read(self) -> None:
         """Take in what the log has; while it cannot be reached, what was read before is worked on."""
         if time.monotonic() < self._read_again_at:
             return
-        parts = self._parts
-        waiting = parts.batches.waiting()
+        parts, waiting = self._parts, self._waiting()
         idle = min(_IDLE, max(0.0, self._seconds_until_due())) if waiting or self._settles else _IDLE
         try:
             page = parts.log.read(parts.journal.positions(), limit=_RECORDS, timeout=0.0 if self._may_examine(waiting) else idle)
@@ -166,7 +174,7 @@ class LearnerLoop:
             staged = parts.publication.stage(parts.trainer.bits)
         except WeightsRefused as error:
             parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
-            self._reset(error.reason)
+            self.rollback(parts.publication.blessed, GUARD, error.reason)
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
@@ -192,26 +200,27 @@ class LearnerLoop:
         self._refused.append(tuple(feedback))
         if len(self._refused) >= _REFUSALS:
             given_back = [one for refused in self._refused for one in refused]
-            self._reset(f"{_REFUSALS} steps in a row were refused; the last: {why}", given_back)
-
-    def _reset(self, why: str, given_back: Sequence[int] = ()) -> None:
-        """Back to the blessed version; feedback `given_back` is taken again."""
-        telemetry.counter("guard_decisions_total").labels("reset").inc()
-        self.rollback(self._parts.publication.blessed, "guard", why, given_back)
+            why = f"{_REFUSALS} steps in a row were refused; the last: {why}"
+            self.rollback(self._parts.publication.blessed, GUARD, why, given_back)
 
     def rollback(self, to: int, who: str, why: str, given_back: Sequence[int] = ()) -> Row:
-        """Serve the bytes of version `to` again, as a new version, and train on from them.
+        """Serve the bytes of version `to` again, as a new version, and train on from them; feedback `given_back` is taken again.
 
         Returns the row that made it. Raises NotFound, WeightsRefused when `to` cannot be read; Unavailable: done, and published later.
         """
         parts = self._parts
-        bits = parts.publication.load(to)
-        _log.warning("back to an earlier version", version=to, who=who, reason=why)
-        parts.trainer.reset(bits)
+        parts.trainer.reset(parts.publication.load(to))
         staged = parts.publication.stage(parts.trainer.bits)
         row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
+        assert row.version is not None
+        _log.warning("back to an earlier version", to=to, version=row.version, who=who, reason=why)
+        telemetry.counter("guard_decisions_total").labels("rollback").inc()
         parts.journal.give_back(given_back)
         self._settles, self._refused = 0, []
+        parts.examiner.begin_anew(row.version, like=to)
+        if who == GUARD and parts.journal.resets_in_a_row(GUARD) >= _ROLLBACKS:
+            _log.error("training is paused; an operator may resume it", rollbacks=_ROLLBACKS, reason=why)
+            parts.journal.pause(self._recipe, who=GUARD, why=f"{_ROLLBACKS} rollbacks in a row; the last: {why}")
         self._save(wait=False)
         parts.publication.publish(row, staged)
         return row
@@ -231,7 +240,7 @@ class LearnerLoop:
         self._chores_at = time.monotonic()
         parts.publication.check()
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
-        parts.publication.publisher.collect(parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history))
+        parts.publication.publisher.collect([*parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history), *parts.examiner.needs])
         parts.publication.catch_up(parts.trainer.bits)
 
     def _save(self, *, wait: bool) -> None:

@@ -1,4 +1,8 @@
-"""From a journal row to a version that pods can fetch, as long as the gate is open. Knows the publisher, the mirror and the journal."""
+"""From a journal row to a version that pods can fetch. Knows the publisher, the mirror and the journal.
+
+fast    every row's version is published at once
+gated   a version is published once it passed the full evaluation, and is blessed then; the rows between are only journalled
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from liveloop import telemetry
 from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotNow
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
-from services.learner.guard import Gate
 from services.learner.journal import Journal, Row
 
 _INCLUDED = 10_000
@@ -18,11 +21,11 @@ _INCLUDED = 10_000
 class Publication:
     """The learner's only way out. What the journal does not have yet is never published."""
 
-    def __init__(self, publisher: Publisher, journal: Journal, gate: Gate, mirror: Mirror | None = None) -> None:
+    def __init__(self, publisher: Publisher, journal: Journal, mirror: Mirror | None = None, *, gated: bool = False) -> None:
         self.publisher = publisher
         self._journal = journal
-        self._gate = gate
         self._mirror = mirror
+        self._gated = gated
 
     @property
     def blessed(self) -> int:
@@ -34,28 +37,17 @@ class Publication:
         return self.publisher.stage(bits)
 
     def publish(self, row: Row, staged: Staged) -> None:
-        """Publish the version that `row` made, unless the gate is closed. Raises Unavailable, HeadConflict.
+        """Publish the version that `row` made; with gated publishing only one that goes back to what was published before.
 
-        A reset that undid the blessed version blesses the one it went back to: the guard measures by it, and a canary serves it.
+        Raises Unavailable, HeadConflict.
         """
-        if self._gate.held:
-            return
-        assert row.version is not None
-        if row.kind == "reset" and self._journal.is_undone(self.blessed):
-            self._journal.blessed(row.body["to"])
-            self.promote(row.body["to"])
-        after = row.version if row.kind == "reset" else self.publisher.head.current  # going back includes nothing new
-        included = self._journal.included(after, row.version, _INCLUDED)
-        done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
-        self._notify()
-        self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
-        telemetry.counter("versions_published_total").labels(row.kind).inc()
-        telemetry.histogram("patch_bytes").observe(done.patch_bytes)
-        telemetry.gauge("model_version").set(done.version)
-        telemetry.gauge("model_version_timestamp_seconds").set(row.created_at)
+        if row.kind == "reset":
+            self._go_back(row, staged)
+        elif not self._gated:
+            self._publish(row, staged)
 
     def catch_up(self, bits: np.ndarray) -> None:
-        """Finish the publish that a crash, a full disk or the gate left undone; `bits` is the state the journal ends in."""
+        """Finish the publish that a crash or a full disk left undone; `bits` is the state the journal ends in."""
         row = self._journal.last()
         if row is not None and row.version is not None and row.version > self.publisher.head.current:
             self.publish(row, self.stage(bits))
@@ -66,10 +58,21 @@ class Publication:
         link, parent = head.chain[-1], head.chain[-2].version if len(head.chain) > 1 else 0
         if not self._journal.is_published(link.version):
             self._journal.published(link.version, parent=parent, manifest=link.manifest, patch_bytes=link.patch_bytes)
-            self._journal.evaluated(link.version, accuracy=None, blessed=link.version == head.blessed)
+        self._journal.blessed(head.blessed)
+
+    def passed(self, version: int, trained: np.ndarray) -> None:
+        """`version`, whose served bits without the frozen ones are `trained`, passed the full evaluation: bless it.
+
+        With gated publishing that is when it is published.
+        """
+        if self._gated and version > self.publisher.head.current and (row := self._journal.making(version)) is not None:
+            bits = self.publisher.state.bits.copy()
+            bits[self.publisher.layout.frozen :] = trained
+            self._publish(row, self.stage(bits))
+        self.bless(version)
 
     def bless(self, version: int) -> bool:
-        """Say in the head that `version` passed the full evaluation; False where it was never published or is not kept any more."""
+        """Say in the head that `version` is the blessed one; False where it was never published or is not kept any more."""
         if version <= self.blessed:
             return version == self.blessed
         try:
@@ -77,6 +80,7 @@ class Publication:
         except BlobMissing:
             return False
         self._notify()
+        self._journal.blessed(version)
         return True
 
     def promote(self, version: int) -> None:
@@ -99,6 +103,32 @@ class Publication:
         failure = self._mirror.failure if self._mirror is not None else None
         if isinstance(failure, (Misconfigured, HeadConflict)):
             raise failure
+
+    def _go_back(self, row: Row, staged: Staged) -> None:
+        """Publish a reset. What is blessed is never an undone version: the guard measures by it, and a canary serves it.
+
+        A version with the bytes of one that was blessed is blessed.
+        """
+        assert row.version is not None
+        to = row.body["to"]
+        if self._journal.is_undone(self.blessed):
+            self._journal.blessed(to)
+            self.promote(to)
+        self._publish(row, staged)
+        if self._journal.is_blessed(to):
+            self.bless(row.version)
+
+    def _publish(self, row: Row, staged: Staged) -> None:
+        assert row.version is not None
+        after = row.version if row.kind == "reset" else self.publisher.head.current  # going back includes nothing new
+        included = self._journal.included(after, row.version, _INCLUDED)
+        done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
+        self._notify()
+        self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
+        telemetry.counter("versions_published_total").labels(row.kind).inc()
+        telemetry.histogram("patch_bytes").observe(done.patch_bytes)
+        telemetry.gauge("model_version").set(done.version)
+        telemetry.gauge("model_version_timestamp_seconds").set(row.created_at)
 
     def _notify(self) -> None:
         if self._mirror is not None:

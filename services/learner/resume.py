@@ -20,7 +20,6 @@ def resume(parts: Parts, recipe: Recipe) -> None:
         parts.publication.know_current()
         return
     parts.publication.know_current()
-    parts.examiner.gate.held = journal.is_held()
     trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
     try:
         redo(journal, trainer, parts.batches, parts.publication.load, cached=parts.tensors.newest(), alive=journal.renew)

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS rows (
 );
 CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, created_at);
 CREATE UNIQUE INDEX IF NOT EXISTS rows_by_version ON rows (version) WHERE version IS NOT NULL;
+CREATE INDEX IF NOT EXISTS rows_of_pauses ON rows (row) WHERE kind = 'note' AND json_extract(body, '$.decision') IN ('pause', 'resume');
 
 -- Recipes by digest, stored whole when they change.
 CREATE TABLE IF NOT EXISTS recipes (
@@ -76,8 +77,15 @@ CREATE TABLE IF NOT EXISTS versions (
   parent INTEGER NOT NULL,
   manifest TEXT NOT NULL,
   patch_bytes INTEGER NOT NULL,
-  blessed INTEGER NOT NULL DEFAULT 0,
-  accuracy REAL
+  blessed_at REAL                    -- when it became the blessed version; none: it never did
+);
+CREATE INDEX IF NOT EXISTS versions_by_blessing ON versions (blessed_at) WHERE blessed_at IS NOT NULL;
+
+-- What the full evaluation of a version found, published or not.
+CREATE TABLE IF NOT EXISTS evaluations (
+  version INTEGER PRIMARY KEY,
+  scores TEXT NOT NULL,              -- JSON: {split: {accuracy, rows}}
+  evaluated_at REAL NOT NULL
 );
 
 -- Versions that an operator keeps, however old.

@@ -131,9 +131,10 @@ def test_a_reset_quarantines_the_feedback_of_the_rows_it_undoes(tmp_path: Path):
     _, batches = with_thumbs(journal, 2)
     journal.train(batches.choose(nominal=8, limit=1, rng=random.Random(0)), RECIPE, b"v2", losses=LOSSES)
     journal.train(batches.choose(nominal=8, limit=1, rng=random.Random(0)), RECIPE, b"v3", losses=LOSSES)
-    row = journal.reset(2, RECIPE, b"v2", "it went wrong")
+    row = journal.reset(2, RECIPE, b"v2", who="guard", why="it went wrong")
     states = [state for (state,) in journal.db.execute("SELECT state FROM feedback ORDER BY id")]
     assert states == [State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_QUARANTINED]
+    assert row.body["quarantined"] == 1 and journal.db.execute("SELECT uses FROM feedback ORDER BY id").fetchall()[1] == (0,)
     assert row.version == 4 and batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == ()
 
 
@@ -148,15 +149,69 @@ def test_refused_feedback_is_given_back_only_once(tmp_path: Path):
         assert batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == expected
 
 
-def test_the_gates_last_word_outlives_a_restart(tmp_path: Path):
+def test_a_pause_outlives_a_restart_until_it_is_resumed(tmp_path: Path):
     journal = new_journal(tmp_path)
     journal.acquire(0)
-    assert not journal.is_held()
-    journal.note("hold", RECIPE, version=3)
+    assert not journal.is_paused()
+    journal.pause(RECIPE, who="ann", why="holidays")
     journal.note("refuse", RECIPE)
-    assert journal.is_held()
-    journal.note("resume", RECIPE, version=4)
-    assert not journal.is_held()
+    assert journal.is_paused() and new_journal(tmp_path).is_paused()
+    journal.resume(RECIPE, who="ann", why="back")
+    assert not journal.is_paused()
+
+
+def versions_blessed_at(journal: Journal, clock: Clock, *hours: float) -> None:
+    """Versions 1, 2, ..., each blessed at that many hours after the clock's first."""
+    start = clock.now
+    for version, hour in enumerate(hours, start=1):
+        clock.now = start + 3600 * hour
+        journal.change("settle", RECIPE, {}, b"", version=version)
+        journal.published(version, parent=version - 1, manifest=f"m{version}", patch_bytes=0)
+        journal.blessed(version)
+
+
+def test_the_anchor_is_the_first_version_blessed_in_the_hour_of_the_one_blessed_an_hour_ago(tmp_path: Path):
+    clock = Clock()
+    clock.now = 3600 * 100.0
+    journal = new_journal(tmp_path, clock=clock)
+    journal.acquire(0)
+    versions_blessed_at(journal, clock, 0.1, 0.5, 0.9, 1.2, 1.8, 2.5)
+    assert journal.anchor(3600 * 100.0) is None
+    assert journal.anchor(3600 * 100.95) == 1 and journal.anchor(3600 * 101.5) == 4 and journal.anchor(3600 * 190.0) == 6
+    assert {4, 6} <= set(journal.kept(1, 1e12)) and not {2, 3, 5} & set(journal.kept(1, 1e12))
+
+
+def test_a_reset_leaves_no_older_version_to_compare_with(tmp_path: Path):
+    clock = Clock()
+    journal = new_journal(tmp_path, clock=clock)
+    journal.acquire(0)
+    versions_blessed_at(journal, clock, 0.0, 0.5)
+    row = journal.reset(1, RECIPE, b"", who="guard", why="worse")
+    assert journal.anchor(clock.now) is None
+    journal.published(row.version or 0, parent=2, manifest="m", patch_bytes=0)
+    journal.blessed(row.version or 0)
+    assert journal.anchor(clock.now) == row.version
+
+
+def test_resets_in_a_row_end_with_a_blessing_or_a_resume(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    versions_blessed_at(journal, Clock(), 0.0)
+
+    def reset(who: str) -> None:
+        journal.reset(1, RECIPE, b"", who=who, why="worse")
+
+    for who in ("guard", "ann", "guard"):
+        reset(who)
+    assert journal.resets_in_a_row("guard") == 2
+    journal.resume(RECIPE, who="ann", why="")
+    assert journal.resets_in_a_row("guard") == 0
+    reset("guard")
+    row = journal.change("settle", RECIPE, {}, b"")
+    assert journal.resets_in_a_row("guard") == 1
+    journal.published(row.version or 0, parent=1, manifest="m", patch_bytes=0)
+    journal.blessed(row.version or 0)
+    assert journal.resets_in_a_row("guard") == 0
 
 
 def test_others_read_what_became_of_a_feedback_and_of_versions(tmp_path: Path):

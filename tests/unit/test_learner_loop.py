@@ -22,7 +22,6 @@ from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher
 from services.learner.evaluator import Evaluator
 from services.learner.examiner import Examiner
-from services.learner.guard import Gate
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.loop import SETTLES, LearnerLoop, Pace, Parts
@@ -37,14 +36,15 @@ from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learning import RECIPE
 
 CPU = torch.device("cpu")
-TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 6
+TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 20
 
 
 class Bench:
     """A learner that can be stopped and started on the same folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, gated: bool = False) -> None:
         self.folder = folder
+        self.gated = gated
         self.key = Ed25519PrivateKey.generate()
         self.bundle, bits = tiny_bundle()
         self.log = SqliteLog(folder / "events.db")
@@ -58,8 +58,7 @@ class Bench:
         assert journal.acquire(1)
         validation = {f"task:{index}": row for index, row in enumerate(TASK_ROWS)}
         self.publisher = Publisher(DirectoryStore(self.folder / "weights"), self.key, epoch=journal.epoch)
-        self.gate = Gate()
-        publication = Publication(self.publisher, journal, self.gate)
+        publication = Publication(self.publisher, journal, gated=self.gated)
         batches = MicroBatches(journal.db, TASK_ROWS, task.labels)
         trainer = Trainer(task, self.bundle.layout, CPU)
         evaluator = Evaluator(task, self.bundle.layout, validation, CPU)
@@ -70,7 +69,7 @@ class Bench:
             batches=batches,
             trainer=trainer,
             publication=publication,
-            examiner=Examiner(evaluator, self.gate, journal, batches, trainer, publication, RECIPE),
+            examiner=Examiner(evaluator, journal, batches, trainer, publication),
             tensors=TensorCache(self.folder / "tensors", history=1e6),
         )
         resume(self.parts, RECIPE)
@@ -199,6 +198,7 @@ def test_three_refusals_bring_back_the_blessed_weights_and_the_feedback(bench: B
             bench.turn_until(lambda: len(bench.states()) == expected and State.FEEDBACK_STATE_PENDING not in bench.states())  # noqa: B023
             bench.turn_until(lambda: len(bench.loop._refused) == expected % 3)  # noqa: B023
     assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.publisher.state.bits, blessed)
+    assert bench.head.blessed == bench.head.current
     assert bench.states() == [State.FEEDBACK_STATE_JOINED] * 3
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] * 3)
 
@@ -210,27 +210,6 @@ def test_weights_that_are_not_finite_are_never_published(bench: Bench):
     bench.thumb(THUMB_UP)
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_QUARANTINED])
     assert bench.parts.journal.last().kind == "reset" and np.array_equal(bench.publisher.state.bits, blessed)
-
-
-def test_held_publishing_trains_on_and_publishes_the_newest_when_it_resumes(bench: Bench):
-    bench.turn_until(bench.is_quiet)
-    bench.gate.held = True
-    bench.thumb(THUMB_UP)
-    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and not bench.loop._settles)
-    assert bench.head.current == 1 and bench.parts.journal.last().version > 1
-    bench.turn_until(bench.is_quiet)  # no worse than the blessed version: the evaluation lets it go
-    assert not bench.gate.held and bench.head.current == bench.parts.journal.last().version
-
-
-def test_the_evaluation_after_a_start_begins_with_the_blessed_version(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    bench.thumb(THUMB_UP)
-    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
-    bench.crash()
-    begun = []
-    monkeypatch.setattr(bench.parts.examiner.evaluator, "begin", lambda version, bits, held_out: begun.append(version))
-    monkeypatch.setattr(bench.parts.examiner.evaluator, "slice", lambda: None)
-    bench.turn_until(lambda: begun)
-    assert begun[0] == bench.head.blessed
 
 
 def test_a_crash_between_the_head_and_the_journals_note_of_it_heals(bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -256,20 +235,6 @@ def test_examples_older_than_the_history_are_neither_replayed_nor_evaluated(benc
     bench.parts.journal.db.execute("DELETE FROM predictions")
     assert bench.parts.batches.held_out(10) == {}
     assert bench.parts.batches.choose(nominal=8, limit=8, rng=random.Random(0)).replayed == ()
-
-
-def test_a_held_learner_stays_held_after_a_restart_until_its_newest_version_is_good(bench: Bench):
-    bench.turn_until(bench.is_quiet)
-    bench.gate.held = True
-    bench.parts.journal.note("hold", RECIPE, version=1)
-    bench.thumb(THUMB_UP)
-    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
-    bench.crash()
-    assert bench.gate.held
-    bench.turn_until(lambda: bench.gate.blessed is not None)
-    assert bench.gate.held and bench.head.current == 1
-    bench.turn_until(bench.is_quiet)  # the newest version, evaluated, is no worse
-    assert not bench.gate.held and bench.head.current == bench.parts.journal.last().version
 
 
 def test_a_version_that_was_collected_is_not_blessed(bench: Bench):

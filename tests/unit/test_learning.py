@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.tasks.classification import Classification, complementary_loss
 from liveloop.tasks.flat import narrow, widen
-from services.learner.guard import Decision, Gate, Guard
+from services.learner.guard import Guard
 from services.learner.micro_batch import MicroBatch
 from services.learner.trainer import Recipe, StepReport, Trainer
 from tests.tiny import tiny_bundle
@@ -146,31 +146,3 @@ def test_the_guard_refuses_a_task_loss_far_from_its_median():
     assert not any(guard.refusal(StepReport(0.3, 0.3, 1.0)) for _ in range(20))
     assert guard.refusal(StepReport(9.0, 0.3, 1.0))
     assert not guard.refusal(StepReport(0.5, 0.3, 1.0))
-
-
-def rows(right: int, of: int = 100) -> dict[str, bool]:
-    return {f"task:{number}": number < right for number in range(of)}
-
-
-def test_two_evaluations_three_points_down_stop_publishing_and_one_back_resumes():
-    gate = Gate()
-    assert gate.judge(rows(90)) is Decision.BLESS
-    assert gate.judge(rows(86)) is Decision.WATCH
-    assert gate.judge(rows(90)) is Decision.BLESS
-    assert gate.judge(rows(86)) is Decision.WATCH
-    assert gate.judge(rows(86)) is Decision.HOLD and gate.held
-    assert gate.judge(rows(86)) is Decision.HOLD and gate.held
-    assert gate.judge(rows(89)) is Decision.RESUME and not gate.held
-
-
-def test_only_rows_that_both_versions_saw_are_compared():
-    gate = Gate()
-    gate.judge(rows(90))
-    assert gate.drop({**rows(90), **{f"feedback:{number}": False for number in range(50)}}) == 0.0
-
-
-def test_a_slightly_worse_version_is_not_blessed():
-    gate = Gate()
-    gate.judge(rows(90))
-    assert gate.judge(rows(88)) is Decision.WATCH
-    assert gate.drop(rows(90)) == 0.0

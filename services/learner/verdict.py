@@ -1,0 +1,114 @@
+"""Whether one version answers worse than another, row by row, and what follows. Pure: knows answers, not where they come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+Answers = Mapping[str, bool]
+"""By the row's name, `split:...`: was it answered right?"""
+
+ENOUGH = 32
+"""Rows that both versions answered, below which nothing is decided."""
+_FULL_WEIGHT = 200
+"""Rows from which on a split weighs as much as any other; with fewer it weighs in proportion, so that a few rows tip no scale."""
+_CLEAR, _POINTS = 3.0, 0.01
+"""Standard errors and accuracy lost beyond which a version fails an evaluation; the accuracy alone keeps it from being blessed."""
+_GLARING, _MANY_POINTS = 4.0, 0.10
+"""Standard errors and accuracy lost beyond which a version is taken back before its evaluation is done."""
+
+
+def split_of(row: str) -> str:
+    """The split of a row by its name."""
+    return row.rpartition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One version against another, on the rows that both answered."""
+
+    rows: int
+    drop: float  # how much less accurate it is than the other, in [-1, 1]; the mean over the splits
+    error: float  # standard error of `drop` where the two are equally good
+
+    def is_beyond(self, errors: float, drop: float) -> bool:
+        """Both that many standard errors and that much accuracy are lost."""
+        return self.rows >= ENOUGH and self.drop > errors * self.error and self.drop > drop
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        errors = self.drop / self.error if self.error else 0.0
+        return f"{100 * self.drop:.1f} points fewer right answers, {errors:.1f} standard errors, on {self.rows} rows"
+
+
+def compare(ours: Answers, theirs: Answers) -> Comparison:
+    """Paired by row. The error is that of McNemar's test (1947): only rows on which the two differ, in either direction, carry any."""
+    counts: dict[str, list[int]] = {}  # by split: rows, right by them alone, right by us alone
+    for row in ours.keys() & theirs.keys():
+        count = counts.setdefault(split_of(row), [0, 0, 0])
+        count[0] += 1
+        if ours[row] != theirs[row]:
+            count[1 if theirs[row] else 2] += 1
+    total = sum(_weight(rows) for rows, _, _ in counts.values())
+    drop = variance = 0.0
+    for rows, lost, won in counts.values():
+        share = _weight(rows) / total / rows
+        drop += share * (lost - won)
+        variance += share * share * (lost + won)
+    return Comparison(sum(rows for rows, _, _ in counts.values()), drop, math.sqrt(variance))
+
+
+def _weight(rows: int) -> int:
+    return min(rows, _FULL_WEIGHT)
+
+
+class Decision(Enum):
+    """What a full evaluation leads to."""
+
+    BLESS = "bless"  # less than a point below every contestant
+    WATCH = "watch"  # a little worse, or clearly worse for the first time
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision; for a rollback also to which version, and why."""
+
+    decision: Decision
+    to: int = 0
+    why: str = ""
+
+
+class Verdicts:
+    """Decides on one evaluation after the other; remembers whether the last one failed."""
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def at_once(self, against: Mapping[int, Comparison]) -> Verdict | None:
+        """A rollback where the difference glares, whatever part of the rows was answered. `against`: by the other version's number."""
+        return self._rollback({version: one for version, one in against.items() if one.is_beyond(_GLARING, _MANY_POINTS)})
+
+    def after_all(self, rows: int, against: Mapping[int, Comparison]) -> Verdict:
+        """Decide on a version that answered all of its `rows`."""
+        clear = {version: one for version, one in against.items() if one.is_beyond(_CLEAR, _POINTS)}
+        if self._failed and (rollback := self._rollback(clear)):
+            return rollback
+        self._failed = bool(clear)
+        blesses = rows >= ENOUGH and all(one.drop < _POINTS for one in against.values())
+        return Verdict(Decision.BLESS if blesses else Decision.WATCH)
+
+    def begin_anew(self) -> None:
+        """Other weights are served now."""
+        self._failed = False
+
+    @staticmethod
+    def _rollback(beaten_by: Mapping[int, Comparison]) -> Verdict | None:
+        """To the version that beats it by most: after a slow slide that is the older one."""
+        if not beaten_by:
+            return None
+        to = max(beaten_by, key=lambda version: beaten_by[version].drop)
+        return Verdict(Decision.ROLLBACK, to, f"{beaten_by[to].words} against version {to}")

@@ -1,0 +1,88 @@
+"""What became of each version: published, evaluated, blessed, kept. Knows the journal's tables; knows no store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from liveloop.errors import NotFound
+from services.learner.lease import LeasedDatabase
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a version did on one split."""
+
+    accuracy: float  # share of right answers, in [0, 1]
+    rows: int
+
+
+class Versions(LeasedDatabase):
+    """The part of the journal that is about versions, not about rows."""
+
+    def published(self, version: int, *, parent: int, manifest: str, patch_bytes: int) -> None:
+        """Record what a publish made."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO versions (version, parent, manifest, patch_bytes) VALUES (?, ?, ?, ?) ON CONFLICT (version) DO UPDATE"
+                " SET parent = excluded.parent, manifest = excluded.manifest, patch_bytes = excluded.patch_bytes",
+                (version, parent, manifest, patch_bytes),
+            )
+
+    def is_published(self, version: int) -> bool:
+        """Whether `published` has recorded it."""
+        return self.db.execute("SELECT 1 FROM versions WHERE version = ?", (version,)).fetchone() is not None
+
+    def evaluated(self, version: int, scores: Mapping[str, Score]) -> None:
+        """Record what the full evaluation of a version found, by split."""
+        body = json.dumps({split: asdict(score) for split, score in scores.items()})
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", (version, body, self._clock()))
+
+    def blessed(self, version: int) -> None:
+        """Record that a published version became the blessed one; the first time counts."""
+        with self.transaction() as db:
+            db.execute("UPDATE versions SET blessed_at = ? WHERE version = ? AND blessed_at IS NULL", (self._clock(), version))
+
+    def is_blessed(self, version: int) -> bool:
+        """Whether it ever became the blessed version."""
+        query = "SELECT 1 FROM versions WHERE version = ? AND blessed_at IS NOT NULL"
+        return self.db.execute(query, (version,)).fetchone() is not None
+
+    def manifest(self, version: int) -> str:
+        """The blob of a published version's manifest. Raises NotFound."""
+        found = self.db.execute("SELECT manifest FROM versions WHERE version = ?", (version,)).fetchone()
+        if found is None:
+            raise NotFound(f"version {version} was never published")
+        return str(found[0])
+
+    def anchor(self, before: float) -> int | None:
+        """The version that stands for what was blessed at the time `before`, Unix seconds: the first one blessed in that clock hour.
+
+        None where there was none since the last reset: a reset begins anew.
+        """
+        since = self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0]
+        query = "SELECT version, blessed_at FROM versions WHERE version >= ? AND blessed_at {} ? ORDER BY blessed_at {} LIMIT 1"
+        newest = self.db.execute(query.format("<=", "DESC"), (since, before)).fetchone()
+        if newest is None:
+            return None
+        first = self.db.execute(query.format(">=", "ASC"), (since, newest[1] // _HOUR * _HOUR)).fetchone()
+        return int(first[0])
+
+    def kept(self, blessed: int, since: float) -> list[int]:
+        """Versions that stay: pinned, the last `blessed` blessed ones, those that stand for the last hours, and those that a redo needs.
+
+        A redo of rows made after `since`, Unix seconds, starts from their bytes.
+        """
+        queries = [
+            ("SELECT version FROM versions WHERE blessed_at IS NOT NULL ORDER BY blessed_at DESC LIMIT ?", (blessed,)),
+            ("SELECT version FROM rows WHERE kind IN ('init', 'rebase') AND created_at > ?", (since,)),
+            ("SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)),
+            ("SELECT version FROM pins", ()),
+        ]
+        found = {version for query, parameters in queries for (version,) in self.db.execute(query, parameters)}
+        anchors = (self.anchor(self._clock() - age) for age in (0.0, _HOUR))
+        return sorted(found.union(version for version in anchors if version is not None))

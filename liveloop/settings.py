@@ -61,10 +61,10 @@ class Settings(BaseSettings):
     micro_batch: int = Field(8, ge=1, description="nominal feedbacks in a step, and labelled task rows beside them")
     micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
     step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
-    train_embeddings: bool = Field(False, description="train the word-embedding table too (it doubles the patch)")
     publish: Literal["fast", "gated"] = Field(
         "fast", description="publish every step's version at once, or only versions that passed the full evaluation"
     )
+    scope: str = Field("", description="what is trained: all, no-embeddings, last-N, head, lora-R; empty: as `init` made it, no-embeddings")
     take_over: bool = Field(False, description="replace the head of another model in Redis; without it the learner stops with one sentence")
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
 

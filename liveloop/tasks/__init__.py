@@ -1,6 +1,7 @@
 """The seam between model families: what a service asks of a task, whatever the model. Knows torch; knows no service.
 
 flat.py            one flat buffer as a model's memory: every parameter is a view into it
+lora.py            low-rank adapters beside a model's linear layers
 bert.py            BERT without transformers' modelling code; every other model comes from transformers
 classification.py  text classification
 """

@@ -14,6 +14,7 @@ from liveloop.errors import WrongLayout
 from liveloop.tasks import Answer, Encoded, FeedbackExample, LabelledExample
 from liveloop.tasks.bert import Bert, is_bert
 from liveloop.tasks.flat import bind
+from liveloop.tasks.lora import ADAPTER_FILE, Adapter, adapt
 from liveloop.v1.weights_pb2 import Layout, ModelBundle
 
 
@@ -21,7 +22,7 @@ class Classification:
     """Chooses one of K labels for a text; always the best one, so every propensity is 1."""
 
     def __init__(self, bundle: ModelBundle) -> None:
-        """Build from what `bundle` carries: config.json, tokenizer.json, labels. Raises WrongLayout for a bundle of another task."""
+        """Build from what `bundle` carries: labels, config.json, tokenizer.json, adapters. Raises WrongLayout for another task."""
         if bundle.format != 1 or bundle.task != "classification":
             raise WrongLayout(f"this build serves classification bundles of format 1, not {bundle.task!r} of format {bundle.format}")
         self.bundle = bundle
@@ -43,14 +44,26 @@ class Classification:
         return model.to(flat.device)
 
     def _empty_model(self) -> torch.nn.Module:
-        with torch.device("meta"):
-            if is_bert(self._config):
-                return Bert(self._config, len(self.labels))
-            from transformers import AutoConfig, AutoModelForSequenceClassification  # seconds to import
+        """A model whose parameters are not set; it computes all that is in no checkpoint from its configuration."""
+        model: torch.nn.Module
+        if is_bert(self._config):
+            with torch.device("meta"):
+                model = Bert(self._config, len(self.labels))
+                self._adapt(model)
+            return model
+        from transformers import AutoConfig, AutoModelForSequenceClassification  # seconds to import
+        from transformers.initialization import no_init_weights
 
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**self._config))
-        _materialise_index_buffers(model)
-        return model  # type: ignore[no-any-return]
+        config = AutoConfig.for_model(**{**self._config, "use_cache": False})
+        with no_init_weights():  # memory that is never written is never taken
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model.tie_weights()  # type: ignore[operator]  # transformers counts it among the initialisation
+        self._adapt(model)
+        return model
+
+    def _adapt(self, model: torch.nn.Module) -> None:
+        if ADAPTER_FILE in self.bundle.files:
+            adapt(model, Adapter.from_json(self.bundle.files[ADAPTER_FILE]))
 
     @torch.inference_mode()
     def answer(self, model: torch.nn.Module, inputs: Sequence[Encoded]) -> list[Answer]:
@@ -98,17 +111,3 @@ def complementary_loss(logits_BK: torch.Tensor, labels_B: torch.Tensor, signs_B:
     chosen_B = logits_BK.gather(-1, labels_B[:, None]).squeeze(-1)
     others_B = logits_BK.masked_fill(F.one_hot(labels_B, logits_BK.shape[-1]).bool(), float("-inf")).logsumexp(-1)
     return total_B - torch.where(signs_B > 0, chosen_B, others_B)
-
-
-def _materialise_index_buffers(model: torch.nn.Module) -> None:
-    """Give integer buffers (position ids, token types) real memory: they are the same in every BERT-like model and in no checkpoint."""
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_floating_point():
-            continue
-        owner, _, attribute = name.rpartition(".")
-        value = (
-            torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
-            if "position" in attribute
-            else torch.zeros(buffer.shape, dtype=buffer.dtype)
-        )
-        model.get_submodule(owner).register_buffer(attribute, value, persistent=False)

@@ -14,15 +14,22 @@ from liveloop.v1.weights_pb2 import Layout, TensorSpec
 
 
 def float_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters, then floating-point buffers; tied ones once, under their first name."""
+    """Parameters, then the floating-point buffers of a checkpoint; tied ones once, under their first name.
+
+    A buffer that no checkpoint holds (a table of rotations, of positions) is no weight: every process computes it from the configuration,
+    and bf16 would spoil it.
+    """
     yield from model.named_parameters()
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
+    kept = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point() and name in kept)
 
 
 def layout_of(model: torch.nn.Module, *, frozen: Callable[[str], bool]) -> Layout:
-    """Where each tensor of `model` lies: those whose name is `frozen` first, otherwise in the model's own order. Buffers are frozen."""
-    buffers = {name for name, _ in model.named_buffers()}
-    tensors = [(name, tuple(tensor.shape), name in buffers or frozen(name)) for name, tensor in float_tensors(model)]
+    """Where each tensor of `model` lies: those whose name is `frozen` first, otherwise in the model's own order.
+
+    Buffers are frozen, and so are parameters that the model itself does not train.
+    """
+    tensors = [(name, tuple(tensor.shape), not tensor.requires_grad or frozen(name)) for name, tensor in float_tensors(model)]
     layout = Layout(format=1)
     offset = 0
     for is_frozen in (True, False):

@@ -55,7 +55,7 @@ def _warm_start(settings: Settings, assets: Assets, data: TaskData, cached: Path
     from services.learner.warm_start import Plan
 
     torch.set_num_threads(settings.learner_threads or os.cpu_count() or 1)
-    wanted = Wanted(labels=LABELS, max_tokens=_MAX_TOKENS, train_embeddings=settings.train_embeddings, name="all-MiniLM-L6-v2")
+    wanted = Wanted(labels=LABELS, max_tokens=_MAX_TOKENS, scope=settings.scope, name="all-MiniLM-L6-v2")
     start = load_pretrained(str(assets.model), wanted)
     plan = Plan(epochs=int(_PLAN["epochs"]), learning_rate=_PLAN["learning_rate"], seconds=_PLAN["seconds"])
     trained = train_with_bar(start.bundle, start.flat, data, plan, console)
@@ -72,7 +72,7 @@ def _key(assets: Assets, data: TaskData, settings: Settings) -> str:
     """Digest of everything the warm start depends on; the model's files are pinned by theirs."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     rows = [[row.text, row.label] for row in data.rows]
-    everything = [assets.model.name, rows, LABELS, _MAX_TOKENS, _PLAN, settings.train_embeddings, versions]
+    everything = [assets.model.name, rows, LABELS, _MAX_TOKENS, _PLAN, settings.scope, versions]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -35,13 +35,16 @@ def init(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Passes over the task data at most; 0 serves the model as it is.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=8, help="Longest input in tokens; longer texts are cut.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="What is trained, for good: all, no-embeddings (the default), last-N layers, head or lora-R.")
+    ] = None,
 ) -> None:
     """Make keys, task data and version 1: of an own model and own data, or of the demo's."""
     from rich.console import Console
 
     from liveloop.settings import load_settings
 
-    settings = load_settings(data=data)
+    settings = load_settings(data=data, scope=scope)
     own = [name for name, value in {"--labels": labels, "--epochs": epochs, "--max-tokens": max_tokens}.items() if value is not None]
     own += [name for name, value in {"--validation-data": validation_data, "--test-data": test_data}.items() if value is not None]
     if model is None and task_data is None:

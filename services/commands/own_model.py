@@ -57,7 +57,7 @@ def prepare(settings: Settings, request: Request, console: Console) -> None:
             labels=request.labels,
             data_labels=[row.label for row in data.rows],
             max_tokens=request.max_tokens,
-            train_embeddings=settings.train_embeddings,
+            scope=settings.scope,
         ),
     )
     data = _with_labels(data, start.bundle.labels, request)

@@ -15,7 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from liveloop.errors import Misconfigured
 from liveloop.tasks.flat import flatten, layout_of
+from liveloop.tasks.lora import ADAPTER_FILE
 from liveloop.v1.weights_pb2 import ModelBundle
+from services.learner.scope import SCOPE_FILE, add_adapter, frozen_names, parse
 
 _MAX_TOKENS = 128
 """Tokens read of a text unless told otherwise: a few sentences, and short enough to answer and to learn from at once."""
@@ -37,12 +39,13 @@ class Wanted:
     labels: Sequence[str] | None = None
     data_labels: Sequence[str] = ()  # those that occur in the data
     max_tokens: int | None = None
-    train_embeddings: bool = False
+    scope: str = ""  # what is trained, see scope.py; empty: the default
     name: str = ""  # the model's name, for people; empty: the end of its source
 
 
 def load_pretrained(source: str, wanted: Wanted) -> Pretrained:
     """Load a transformers folder, or a model of this name from the Hugging Face hub. Raises Misconfigured with one sentence."""
+    scope = parse(wanted.scope)
     _check_folder(source)
     config, tokenizer = _config(source), _tokenizer(source)
     model, head_there = _model(source)
@@ -52,8 +55,8 @@ def load_pretrained(source: str, wanted: Wanted) -> Pretrained:
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: number for number, label in enumerate(labels)}
     model.config.pad_token_id = _pad(source, tokenizer, config)
-    frozen = "" if wanted.train_embeddings else _embedding_name(model)
-    layout = layout_of(model, frozen=lambda name: name == frozen)
+    adapter = add_adapter(scope, model)
+    layout = layout_of(model, frozen=frozen_names(scope, model).__contains__)
     bundle = ModelBundle(
         format=1,
         task="classification",
@@ -64,6 +67,9 @@ def load_pretrained(source: str, wanted: Wanted) -> Pretrained:
     )
     bundle.files["config.json"] = json.dumps(model.config.to_dict(), sort_keys=True).encode()
     bundle.files["tokenizer.json"] = tokenizer.backend_tokenizer.to_str().encode()
+    bundle.files[SCOPE_FILE] = str(scope).encode()
+    if adapter is not None:
+        bundle.files[ADAPTER_FILE] = adapter.to_json()
     return Pretrained(bundle, flatten(model, layout), head_kept)
 
 
@@ -156,11 +162,6 @@ def _max_tokens(tokenizer: Any, config: Any, wanted: int | None) -> int:
     if wanted is not None and not 8 <= wanted <= limit:
         raise Misconfigured(f"--max-tokens {wanted} is not between 8 and {limit}, the longest input that the model reads")
     return wanted or min(_MAX_TOKENS, limit)
-
-
-def _embedding_name(model: Any) -> str:
-    table = model.get_input_embeddings().weight
-    return next(str(name) for name, parameter in model.named_parameters() if parameter is table)
 
 
 def _first_line(error: BaseException) -> str:

@@ -94,7 +94,7 @@ def test_children_lead_process_groups_of_their_own_and_end_from_the_edge_inwards
 
 def test_children_read_the_settings_of_their_parent(settings: Settings, stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIVELOOP_QUEUE_LIMIT", "5")
-    settings = settings.model_copy(update={"queue_limit": 7, "train_embeddings": True})
+    settings = settings.model_copy(update={"queue_limit": 7, "scope": "all"})
     with loop_of(settings, stand_ins, EXTRA="yes"):
         environment = json.loads((settings.data / "learner.json").read_text())
     assert environment["EXTRA"] == "yes"

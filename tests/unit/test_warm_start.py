@@ -104,7 +104,7 @@ def test_the_word_embeddings_alone_are_frozen_unless_thawed(tmp_path: Path):
     folder = str(save_checkpoint(tmp_path))
     layout = load_pretrained(folder, Wanted()).bundle.layout
     assert [spec.name for spec in layout.tensors if spec.offset < layout.frozen] == ["bert.embeddings.word_embeddings.weight"]
-    assert load_pretrained(folder, Wanted(train_embeddings=True)).bundle.layout.frozen == 0
+    assert load_pretrained(folder, Wanted(scope="all")).bundle.layout.frozen == 0
 
 
 def _without_tokenizer(folder: Path) -> None:

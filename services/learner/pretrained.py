@@ -55,6 +55,8 @@ def load_pretrained(source: str, wanted: Wanted) -> Pretrained:
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: number for number, label in enumerate(labels)}
     model.config.pad_token_id = _pad(source, tokenizer, config)
+    max_tokens = _max_tokens(tokenizer, config, wanted.max_tokens)
+    _check_answers(source, model, tokenizer, max_tokens)
     adapter = add_adapter(scope, model)
     layout = layout_of(model, frozen=frozen_names(scope, model).__contains__)
     bundle = ModelBundle(
@@ -62,7 +64,7 @@ def load_pretrained(source: str, wanted: Wanted) -> Pretrained:
         task="classification",
         model=wanted.name or Path(source).name,
         labels=labels,
-        max_tokens=_max_tokens(tokenizer, config, wanted.max_tokens),
+        max_tokens=max_tokens,
         layout=layout,
     )
     bundle.files["config.json"] = json.dumps(model.config.to_dict(), sort_keys=True).encode()
@@ -151,17 +153,32 @@ def _with_new_head(model: Any, labels: Sequence[str]) -> Any:
 
 
 def _pad(source: str, tokenizer: Any, config: Any) -> int:
-    for pad in (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id):
-        if pad is not None:
+    """The configuration's own padding token first: some models count positions from it, some find the end of a text by it."""
+    size = config.get_text_config().vocab_size
+    for pad in (config.get_text_config().pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if pad is not None and 0 <= pad < size:
             return int(pad)
     raise Misconfigured(f"the tokenizer of {source} has neither a padding token nor an end token; give it a pad_token")
 
 
 def _max_tokens(tokenizer: Any, config: Any, wanted: int | None) -> int:
-    limit = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", None) or 1 << 20))
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 0  # below 1: as many as there are
+    limit = min(int(tokenizer.model_max_length), positions if positions > 0 else 1 << 20)
     if wanted is not None and not 8 <= wanted <= limit:
         raise Misconfigured(f"--max-tokens {wanted} is not between 8 and {limit}, the longest input that the model reads")
     return wanted or min(_MAX_TOKENS, limit)
+
+
+def _check_answers(source: str, model: Any, tokenizer: Any, max_tokens: int) -> None:
+    """Answer the longest text once: only the model itself knows what it cannot do."""
+    longest = tokenizer(" a" * max_tokens, truncation=True, max_length=max_tokens, return_tensors="pt")
+    try:
+        with torch.inference_mode():
+            answer = tuple(model.eval()(input_ids=longest["input_ids"]).logits.shape)
+    except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise Misconfigured(f"the model {source} cannot answer a text of {max_tokens} tokens: {_first_line(error)}") from error
+    if answer != (1, model.config.num_labels):
+        raise Misconfigured(f"the model {source} answers one text with scores of the shape {answer}, not one for each label")
 
 
 def _first_line(error: BaseException) -> str:

@@ -70,7 +70,7 @@ def add_adapter(scope: Scope, model: Any) -> Adapter | None:
     linear = [(name.rpartition(".")[2], module) for name, module in _body(model).named_modules() if is_linear(module)]
     targets = next((names for names in _PROJECTIONS if set(names) <= {name for name, _ in linear}), None)
     if targets is None:
-        raise Misconfigured(f"the query and value projections of a {_kind(model)} are not found: train it with another scope than {scope}")
+        raise Misconfigured(f"the query and value projections of {_kind(model)} are not found: train it with another scope than {scope}")
     narrowest = min(min(widths(module)) for name, module in linear if name in targets)
     if scope.number >= narrowest:
         raise Misconfigured(f"the scope {scope} is not of a lower rank than the model's own projections, {narrowest}")
@@ -102,7 +102,7 @@ def _body(model: Any) -> nn.Module:
     """The model without its head."""
     body: nn.Module = model.base_model
     if body is model:
-        raise Misconfigured(f"the head of a {_kind(model)} cannot be told from its body: use the scope all or no-embeddings")
+        raise Misconfigured(f"the head of {_kind(model)} cannot be told from its body: use the scope all or no-embeddings")
     return body
 
 
@@ -112,7 +112,7 @@ def _end(scope: Scope, model: Any, body: nn.Module) -> list[nn.Module]:
     lists = [(name, module) for name, module in body.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     outermost = [(name, module) for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
     if len(outermost) != 1:
-        raise Misconfigured(f"the layers of a {_kind(model)} are not in one list of their own: train it with another scope than {scope}")
+        raise Misconfigured(f"the layers of {_kind(model)} are not in one list of their own: train it with another scope than {scope}")
     ((path, layers),) = outermost
     if scope.number > len(layers):
         raise Misconfigured(f"the scope {scope} asks for more layers than the model's {len(layers)}")
@@ -122,4 +122,4 @@ def _end(scope: Scope, model: Any, body: nn.Module) -> list[nn.Module]:
 
 
 def _kind(model: Any) -> str:
-    return f"{model.config.model_type} model"
+    return f"this {model.config.model_type} model"

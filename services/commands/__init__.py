@@ -12,15 +12,14 @@ Data = Annotated[Path | None, typer.Option(help="Folder with all state; ./livelo
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
+    from services.commands.bench import bench_app
     from services.commands.demo import demo
     from services.commands.init import init
 
     app.command("up")(_up)
     app.command("init")(init)
     app.command("demo")(demo)
-    bench = typer.Typer(help="Measure a loop from outside.", no_args_is_help=True)
-    bench.command("loop")(_bench_loop)
-    app.add_typer(bench, name="bench")
+    app.add_typer(bench_app(), name="bench")
 
 
 def _up(
@@ -49,26 +48,3 @@ def _up(
         take_over=take_over or None,
     )
     up(settings, Console())
-
-
-def _bench_loop(
-    *,
-    seconds: Annotated[float, typer.Option(min=5.0, help="Length of each of the two stretches, without and with updates.")] = 30.0,
-    rate: Annotated[float, typer.Option(min=1.0, help="Predictions per second.")] = 20.0,
-    thumbs: Annotated[float, typer.Option(min=0.05, help="Thumbs per second in the second stretch.")] = 1.0,
-    attach: Annotated[
-        bool, typer.Option(help="Measure the loop that runs with these settings; its model learns the bench's thumbs.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
-    events_url: Annotated[str | None, typer.Option(help="As for `liveloop up`.")] = None,
-    weights_url: Annotated[str | None, typer.Option(help="As for `liveloop up`.")] = None,
-) -> None:
-    """Freshness, latency with and without updates, and throughput, of a loop started for it."""
-    from rich.console import Console
-
-    from liveloop.settings import load_settings
-    from services.commands.bench import bench_loop
-
-    settings = load_settings(events_url=events_url, weights_url=weights_url)
-    console = Console(stderr=as_json)
-    bench_loop(settings, seconds=seconds, rate=rate, thumbs=thumbs, attach=attach, as_json=as_json, console=console)

@@ -34,6 +34,11 @@ def prepare_demo(settings: Settings, console: Console) -> None:
         Misconfigured: the folder is initialised already or cannot be written, or the download failed.
     """
     check_empty(settings)
+    publish(settings, *demo_start(settings, console), console)
+
+
+def demo_start(settings: Settings, console: Console) -> tuple[ModelBundle, np.ndarray, TaskData]:
+    """The demo's model, its first state (bf16 bit patterns, uint16, [layout.total]) and the tweets. Raises Misconfigured."""
     assets = demo_assets(settings.cache, console)
     study = read_study(assets.study)
     data = TaskData(train=_rows(study.tweets_train), validation=_rows(study.tweets_validation), test=_rows(study.tweets_test))
@@ -42,7 +47,7 @@ def prepare_demo(settings: Settings, console: Console) -> None:
         console.print(f"The warm start on {len(data.train):,} labelled tweets was done before: taken from {cached.parent}.")
     else:
         start = _warm_start(settings, assets, data, cached, console)
-    publish(settings, *start, data, console)
+    return *start, data
 
 
 def _warm_start(settings: Settings, assets: Assets, data: TaskData, cached: Path, console: Console) -> tuple[ModelBundle, np.ndarray]:

@@ -27,9 +27,9 @@ _STOP_ORDER = ("gateway", "inference", "learner")  # from the edge inwards: who 
 _LAST_GRACE = 8.0  # seconds that each has at the least: the learner, stopped last, saves its tensors
 _GRACE = 30.0  # seconds to stop in: inference may flush its outbox for 20
 # Set before the exec, since the setting outlives it: PR_SET_PDEATHSIG (1) with SIGKILL (9), then a look whether the parent went before.
-_CHILD = (
+_TIED = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9);"
-    " os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.executable, [sys.executable, '-P', '-m', sys.argv[2]])"
+    " os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])"
 )
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web proxy in the environment is not for our own probes
 _LISTENERS = ("inference_listen", "learner_listen", "gateway_listen", "gateway_ops_listen", "inference_ops_listen", "learner_ops_listen")
@@ -81,7 +81,7 @@ class Loop:
         with self.log(service).open("ab") as log:
             self._log_starts[service] = log.tell()
             self.processes[service] = subprocess.Popen(  # noqa: S603 nothing here comes from outside
-                [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), f"services.{service}"],
+                tied([sys.executable, "-P", "-m", f"services.{service}"]),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -157,6 +157,11 @@ class Loop:
         with self.log(service).open("rb") as log:
             log.seek(self._log_starts[service])
             return log.read().decode(errors="replace").splitlines()
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """What runs `command` (its program an absolute path) as a child that the kernel kills when the thread that started it is gone."""
+    return [sys.executable, "-P", "-c", _TIED, str(os.getpid()), *command]
 
 
 def free_settings(base: Settings) -> Settings:

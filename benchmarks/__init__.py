@@ -1,0 +1,6 @@
+"""What liveloop is measured against, and measurements of single parts. Knows the library; no service knows it.
+
+baselines.py    the encoders that patches are compared with
+full_push.py    the whole model through a store, as most systems do it
+patch_size.py   prints how large patches are, on synthetic steps
+"""

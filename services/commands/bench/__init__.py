@@ -1,0 +1,71 @@
+"""`liveloop bench`: what is fast, how fast it is, and beside what. Each command imports what it needs when it runs.
+
+loop.py       a whole loop from outside: freshness, latency, throughput
+weights.py    patches, publish to flip, and a full push beside them
+swap.py       what updates cost those who wait for answers
+recorded.py   recorded steps: real optimiser steps of the demo's model, as the versions that are served
+patches.py    one recording's patches: bytes and milliseconds, beside the baselines
+delivery.py   from a publish to the flip of one pod or of many
+replay.py     publishes recorded versions again and again, at a rate
+load.py       a process that asks at random times, whether or not earlier answers came
+pod.py        a process that holds and follows a version and serves nobody
+worker.py     child processes that are told what to do line by line
+server.py     a Redis or Valkey server for the length of a measurement
+tables.py     tables of figures, their ratios and their targets
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EventsUrl = Annotated[str | None, typer.Option(help="As for `liveloop up`.")]
+WeightsUrl = Annotated[str | None, typer.Option(help="redis://HOST:PORT; without it a server is started where one is installed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+
+
+def bench_app() -> typer.Typer:
+    """The group of commands."""
+    app = typer.Typer(help="Measure a loop, its weights in motion, and what they cost.", no_args_is_help=True)
+    app.command("loop")(_loop)
+    app.command("weights")(_weights)
+    return app
+
+
+def _loop(
+    *,
+    seconds: Annotated[float, typer.Option(min=5.0, help="Length of each of the two stretches, without and with updates.")] = 30.0,
+    rate: Annotated[float, typer.Option(min=1.0, help="Predictions per second.")] = 20.0,
+    thumbs: Annotated[float, typer.Option(min=0.05, help="Thumbs per second in the second stretch.")] = 1.0,
+    attach: Annotated[
+        bool, typer.Option(help="Measure the loop that runs with these settings; its model learns the bench's thumbs.")
+    ] = False,
+    as_json: AsJson = False,
+    events_url: EventsUrl = None,
+    weights_url: Annotated[str | None, typer.Option(help="As for `liveloop up`.")] = None,
+) -> None:
+    """Freshness, latency with and without updates, and throughput, of a loop started for it."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.loop import bench_loop
+
+    settings = load_settings(events_url=events_url, weights_url=weights_url)
+    console = Console(stderr=as_json)
+    bench_loop(settings, seconds=seconds, rate=rate, thumbs=thumbs, attach=attach, as_json=as_json, console=console)
+
+
+def _weights(
+    *,
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps of each recording; the last five are measured.")] = 20,
+    weights_url: WeightsUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bytes and milliseconds of a version: patches beside their baselines, and from a publish to the flip of 1 and 8 pods."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.weights import Extent, bench_weights
+
+    bench_weights(load_settings(), Extent(steps=steps), weights_url=weights_url, as_json=as_json, console=Console(stderr=as_json))

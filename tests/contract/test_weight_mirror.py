@@ -185,7 +185,7 @@ def test_a_full_redis_is_rid_of_what_was_collected_to_take_what_is_new(
     try:
         with open_store(server.url) as store, redis.Redis.from_url(server.url) as client:
             copied(source, store)
-            for _ in range(6):
+            for _ in range(14):
                 versions.publish(changes=TOTAL - FROZEN)
                 versions.publisher.close()
                 copied(source, store)
@@ -194,7 +194,7 @@ def test_a_full_redis_is_rid_of_what_was_collected_to_take_what_is_new(
             versions.publish(changes=TOTAL - FROZEN)
             with running(source, store):
                 wait_until(lambda: store.head() == source.head())
-            assert np.array_equal(started(store).state.bits, versions.bits[8])
+            assert np.array_equal(started(store).state.bits, versions.bits[16])
     finally:
         server.kill()
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from liveloop.settings import load_settings
+from liveloop.tasks.classification import Classification
+from liveloop.tasks.flat import widen
 from services.commands.bench.patches import measure_patches
 from services.commands.bench.recorded import SCOPES, judge, record, scoped
 from services.commands.raters import RatedText
@@ -22,9 +24,21 @@ def test_a_step_changes_what_the_scope_trains_and_nothing_else(scope: str):
 
 
 def test_scopes_train_fewer_and_fewer_weights():
-    trainable = [layout.total - layout.frozen for layout in (scoped(tiny_source(), scope).bundle.layout for scope in SCOPES)]
+    layouts = [scoped(tiny_source(), scope).bundle.layout for scope in ("all", "no-embeddings", "last-1", "lora-2", "head")]
+    trainable = [layout.total - layout.frozen for layout in layouts]
     assert trainable == sorted(trainable, reverse=True)
     assert len(set(trainable)) == len(trainable)
+
+
+@pytest.mark.parametrize("scope", ["all", "last-1"])
+def test_under_another_scope_the_model_answers_the_same(scope: str):
+    first, other = tiny_source(), scoped(tiny_source(), scope)
+    scores = []
+    for found in (first, other):
+        task = Classification(found.bundle)
+        model = task.new_model(found.bundle.layout, widen(found.bits))
+        scores.append(task.answer(model, task.encode(["the film is great"]))[0].probabilities)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
 def test_the_figures_of_a_recording_are_complete_and_no_patch_is_empty():

@@ -38,7 +38,7 @@ def main() -> None:
     sys.setswitchinterval(0.001)  # as in the inference service
     pod = load_pod(settings, threading.Event())
     assert pod is not None
-    updater = Updater(pod.subscriber, pod.replica, _Reports(), pod=pod.name, clock=time.monotonic)
+    updater = Updater(pod.subscriber, pod.replica, _Reports(), pod.tally, pod=pod.name, clock=time.monotonic)
     updater.start()
     for _ in told:
         pass

@@ -5,28 +5,31 @@ The demo's model learns from thumbs of the demo's raters on movie reviews and fr
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-import numpy as np
 import torch
 from rich.console import Console
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from liveloop.settings import Settings
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.tasks.classification import Classification
-from liveloop.tasks.flat import widen
-from liveloop.v1.weights_pb2 import ModelBundle, TensorSpec
+from liveloop.tasks.flat import flatten, float_tensors, layout_of, narrow, widen
+from liveloop.tasks.lora import ADAPTER_FILE
+from liveloop.v1.weights_pb2 import Layout, ModelBundle
 from liveloop.weights.patch import Bits
 from services.commands.assets import demo_assets
 from services.commands.demo_model import demo_start
 from services.commands.raters import RatedText, read_study, thumb
 from services.learner.micro_batch import MicroBatch
+from services.learner.scope import SCOPE_FILE, add_adapter, frozen_names, parse
 from services.learner.trainer import Recipe, Trainer
 
-SCOPES = ("all", "no-embeddings", "last-2", "head")
+SCOPES = ("all", "no-embeddings", "last-2", "head", "lora-8")
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4)
 
 
@@ -93,33 +96,24 @@ def _batch(source: Source, size: int, rng: random.Random) -> MicroBatch:
 
 
 def scoped(source: Source, scope: str) -> Source:
-    """The same model, with all tensors frozen that `scope` does not train; frozen tensors come first in the layout."""
-    return _laid_out(source, lambda name: not _trains(name, scope, source.bundle))
-
-
-def _trains(name: str, scope: str, bundle: ModelBundle) -> bool:
-    if scope == "all":
-        return True
-    if scope == "no-embeddings":
-        return "word_embeddings" not in name
-    if name.startswith("classifier"):
-        return True
-    layers = sorted({int(spec.name.split(".layer.")[1].split(".")[0]) for spec in bundle.layout.tensors if ".layer." in spec.name})
-    return scope == "last-2" and (".pooler." in name or any(f".layer.{layer}." in name for layer in layers[-2:]))
-
-
-def _laid_out(source: Source, frozen: Callable[[str], bool]) -> Source:
+    """The same model, with all frozen that `scope` does not train, and with its adapters. Raises Misconfigured."""
+    config = json.loads(source.bundle.files["config.json"])
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config))
+    _fill(model, source.bundle.layout, widen(source.bits))
+    chosen = parse(scope)
+    adapter = add_adapter(chosen, model)
     bundle = ModelBundle()
     bundle.CopyFrom(source.bundle)
-    layout, offset, pieces = bundle.layout, 0, []
-    del layout.tensors[:]
-    for is_frozen in (True, False):
-        for spec in source.bundle.layout.tensors:
-            if frozen(spec.name) is is_frozen:
-                size = prod(spec.shape)
-                layout.tensors.append(TensorSpec(name=spec.name, shape=spec.shape, offset=offset))
-                pieces.append(source.bits[spec.offset : spec.offset + size])
-                offset += size
-        if is_frozen:
-            layout.frozen = offset
-    return replace(source, bundle=bundle, bits=np.concatenate(pieces))
+    bundle.layout.CopyFrom(layout_of(model, frozen=frozen_names(chosen, model).__contains__))
+    bundle.files[SCOPE_FILE] = str(chosen).encode()
+    if adapter is not None:
+        bundle.files[ADAPTER_FILE] = adapter.to_json()
+    return replace(source, bundle=bundle, bits=narrow(flatten(model, bundle.layout)))
+
+
+@torch.no_grad()
+def _fill(model: torch.nn.Module, layout: Layout, flat: torch.Tensor) -> None:
+    """Copy the state `flat` (fp32, [layout.total]) into `model`."""
+    tensors = dict(float_tensors(model))
+    for spec in layout.tensors:
+        tensors[spec.name].copy_(flat[spec.offset : spec.offset + prod(spec.shape)].view(tuple(spec.shape)))

@@ -183,12 +183,12 @@ class Subscriber:
         """Take the head in `blob`: bring the states to what it names."""
         self._refused = _key_of(blob)
         head = open_head(blob, self._verify_key)
+        if head.model_digest != self.head.model_digest:
+            raise WrongLayout("the store now holds another model, or another layout of it, than this pod serves: a new pod would take it")
         if head_key(head) == head_key(self.head):
             return
         if head_key(head) < head_key(self.head):
             raise StaleHead(f"the store's head {head_key(head)} is older than the one taken before, {head_key(self.head)}")
-        if head.model_digest != self.head.model_digest:
-            raise WrongLayout("the head is of another model")
         served = dict(self.served) if has_canary(head) else {Channel.CURRENT: self.served[Channel.CURRENT]}
         if has_canary(head) and Channel.BLESSED not in served:
             served[Channel.BLESSED] = served[Channel.CURRENT].twin()  # before that moves on

@@ -96,6 +96,11 @@ class Journal(Versions):
 
     # Rows
 
+    def first(self) -> Row | None:
+        """The oldest row that made a version."""
+        found = list(self._rows("version IS NOT NULL ORDER BY row LIMIT 1"))
+        return found[0] if found else None
+
     def last(self) -> Row | None:
         """The newest row that made a version."""
         found = list(self._rows("version IS NOT NULL ORDER BY row DESC LIMIT 1"))

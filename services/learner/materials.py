@@ -17,11 +17,12 @@ from liveloop.errors import Misconfigured
 from liveloop.settings import Settings
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
-from liveloop.v1.weights_pb2 import Layout
+from liveloop.v1.weights_pb2 import Layout, ModelBundle
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_model
 from liveloop.weights.store import WeightStore
 from services.learner.evaluator import Evaluator
+from services.learner.scope import SCOPE_FILE, parse
 from services.learner.trainer import Recipe, Trainer
 
 
@@ -51,10 +52,21 @@ def load_materials(settings: Settings, device: torch.device) -> Materials:
     """Read the model that `liveloop init` published and the task data beside it. Raises Misconfigured, WeightsRefused."""
     store, key = DirectoryStore(settings.data / "weights"), keys.signing_key(settings)
     model = read_model(store, key.public_key())
+    _check_scope(settings, model.bundle)
     task = Classification(model.bundle)
     train, digest = _rows(settings.data / "task" / "train.jsonl", task.labels)
     validation, _ = _rows(settings.data / "task" / "validation.jsonl", task.labels)
     return Materials(store, key, model.epoch, task, model.bundle.layout, train, validation, _recipe(settings, device, digest))
+
+
+def _check_scope(settings: Settings, bundle: ModelBundle) -> None:
+    """The layout was made for one scope; a bundle of before there were scopes says nothing."""
+    asked, made = parse(settings.scope), bundle.files.get(SCOPE_FILE, b"").decode()
+    if settings.scope and made and str(asked) != made:
+        raise Misconfigured(
+            f"the model in {settings.data} was made for the scope {made}, and LIVELOOP_SCOPE asks for {asked}: leave that setting out, "
+            f"or make a model for it in another data folder, `liveloop init --data FOLDER --scope {asked}`"
+        )
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -102,5 +114,8 @@ def _rows(path: Path, labels: tuple[str, ...]) -> tuple[list[LabelledExample], s
     rows = [json.loads(line) for line in content.decode().splitlines()]
     unknown = {row["label"] for row in rows} - index.keys()
     if unknown:
-        raise Misconfigured(f"{path} has the label {min(unknown)!r}, which the model has not; run `liveloop init` with this data")
+        raise Misconfigured(
+            f"{path} has the label {min(unknown)!r}, which the model has not; "
+            "make a model for this data in another data folder, `liveloop init --data FOLDER --task-data FILE`"
+        )
     return [LabelledExample(row["text"], index[row["label"]]) for row in rows], blake3(content).hexdigest()

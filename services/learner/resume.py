@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveloop import telemetry
-from liveloop.errors import NotFound, WeightsRefused
+from liveloop.errors import Misconfigured, NotFound, WeightsRefused
 from services.learner.loop import Parts
 from services.learner.redo import Unequal, redo
 from services.learner.trainer import Recipe
@@ -12,13 +12,20 @@ _log = telemetry.logger(part="resume")
 
 
 def resume(parts: Parts, recipe: Recipe) -> None:
-    """Bring the trainer to where the journal stands; an unequal redo goes on from what is served, in a row that says so."""
+    """Bring the trainer to where the journal stands; an unequal redo goes on from what is served, in a row that says so.
+
+    Raises Misconfigured when the journal is of another model than the one that was published.
+    """
     journal, publisher, trainer = parts.journal, parts.publication.publisher, parts.trainer
-    if journal.last() is None:
+    model = publisher.head.model_digest.hex()
+    first = journal.first()
+    if first is None:
         trainer.reset(publisher.state.bits)
-        journal.change("init", recipe, {}, publisher.state.digest, version=publisher.head.current)
+        journal.change("init", recipe, {"model": model}, publisher.state.digest, version=publisher.head.current)
         parts.publication.know_current()
         return
+    if first.body.get("model", model) != model:
+        raise Misconfigured("the journal is of another model than the weights beside it: start the new model in a data folder of its own")
     parts.publication.know_current()
     trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
     try:

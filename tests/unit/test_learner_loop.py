@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from liveloop.errors import Unavailable
+from liveloop.errors import Misconfigured, Unavailable
 from liveloop.events.sqlite import SqliteLog
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
@@ -263,3 +264,13 @@ def test_a_failed_publish_keeps_its_settle_rows(bench: Bench, monkeypatch: pytes
     bench.turn_until(bench.is_quiet)
     assert [row.kind for row in bench.parts.journal.since(0)] == ["init", "train", *["settle"] * SETTLES]
     assert bench.head.current == bench.parts.journal.last().version
+
+
+def test_a_journal_of_another_model_stops_the_learner(bench: Bench):
+    bench.parts.journal.close()
+    bench.publisher.close()
+    shutil.rmtree(bench.folder / "weights")
+    bench.bundle, bits = tiny_bundle(labels=("negative", "neutral", "positive"))
+    Publisher.first(DirectoryStore(bench.folder / "weights"), bench.key, bench.bundle, bits).close()
+    with pytest.raises(Misconfigured, match="the journal is of another model"):
+        bench.start()

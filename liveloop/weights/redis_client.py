@@ -92,9 +92,10 @@ def client_for(address: Address, *, password_file: Path | None, ca_file: Path | 
         return cast("redis.Redis", cluster)  # it answers the same calls
     if address.kind == "sentinel":
         sentinels: Any = Sentinel  # it is not typed
-        sentinel = sentinels(address.hosts, sentinel_kwargs=options, retry=again, **options, **credentials)
+        asking = options | {"retry": Retry(NoBackoff(), 0)}  # the next Sentinel is the second try
+        sentinel = sentinels(address.hosts, sentinel_kwargs=asking, retry=again, **options, **credentials)
         if credentials:  # Sentinels may ask for the same user and password: who refuses to answer without is asked with
-            sentinel.sentinels += sentinels(address.hosts, sentinel_kwargs=options | credentials).sentinels
+            sentinel.sentinels += sentinels(address.hosts, sentinel_kwargs=asking | credentials).sentinels
         return cast("redis.Redis", sentinel.master_for(address.path))
     host, port = address.hosts[0]
     return redis.Redis(host=host, port=port, db=int(address.path or 0), retry=again, **options, **credentials)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from liveloop import orders
+from liveloop.addresses import Data, GrpcPort, LearnerPort, connect, data_folder
 from liveloop.errors import LiveloopError, Misconfigured, NotFound, Unavailable, sentence
-
-if TYPE_CHECKING:
-    from liveloop.client import Client
 
 _OF_SERVICES = ("up", "init", "demo", "bench")
 _FULL_ID = 36  # characters of a UUID
@@ -23,10 +22,8 @@ _FULL_ID = 36  # characters of a UUID
 app = typer.Typer(help="A model that learns from its users while it serves them.", add_completion=False, no_args_is_help=True)
 feedback = typer.Typer(help="Judge answers, and ask what became of it.", no_args_is_help=True)
 app.add_typer(feedback, name="feedback")
+orders.register(app)
 
-Data = Annotated[Path | None, typer.Option(help="Folder with the last answers; ./liveloop-data by default.")]
-GrpcPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the inference service on this machine.")]
-LearnerPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the learner on this machine.")]
 Id = Annotated[str, typer.Argument(help="Id of the answer, or the beginning of it.", metavar="ID")]
 
 
@@ -57,10 +54,10 @@ def predict(
     """Answer one or more texts."""
     from liveloop import recent, report
 
-    with _client(grpc_port) as client:
+    with connect(grpc_port) as client:
         answers = client.predict(text)
     report.answers(answers, text)
-    recent.keep(_data(data), answers)
+    recent.keep(data_folder(data), answers)
 
 
 @feedback.command()
@@ -77,11 +74,11 @@ def send(
 
     if (thumb is not None) + bool(correct) + (rating is not None) != 1:
         raise typer.BadParameter("give one of: up, down, --correct LABEL, --rating R")
-    prediction = recent.find(_data(data), answer_id)
-    with _client(grpc_port) as client:
+    prediction = recent.find(data_folder(data), answer_id)
+    with connect(grpc_port) as client:
         ack = client.feedback(prediction, thumb.value if thumb else rating, label=correct)
     report.acknowledged(ack, prediction.prediction_id)
-    recent.keep_sent(_data(data), prediction.prediction_id, ack.feedback_id)
+    recent.keep_sent(data_folder(data), prediction.prediction_id, ack.feedback_id)
 
 
 @feedback.command()
@@ -89,11 +86,11 @@ def retract(answer_id: Id, data: Data = None, grpc_port: GrpcPort = None) -> Non
     """Take back what was said about an answer: it never trains again."""
     from liveloop import recent, report
 
-    prediction = recent.find(_data(data), answer_id)
-    with _client(grpc_port) as client:
+    prediction = recent.find(data_folder(data), answer_id)
+    with connect(grpc_port) as client:
         ack = client.retract(prediction)
     report.acknowledged(ack, prediction.prediction_id)
-    recent.keep_sent(_data(data), prediction.prediction_id, ack.feedback_id)
+    recent.keep_sent(data_folder(data), prediction.prediction_id, ack.feedback_id)
 
 
 @feedback.command()
@@ -106,12 +103,12 @@ def status(
     """What became of a feedback."""
     from liveloop import recent, report
 
-    whole = _full_id(_data(data), answer_id)
+    whole = _full_id(data_folder(data), answer_id)
     try:
-        with _client(learner_port=learner_port) as client:
+        with connect(learner_port=learner_port) as client:
             found = client.status(whole, feedback_id)
     except NotFound:
-        sent = recent.find_sent(_data(data), whole, feedback_id)
+        sent = recent.find_sent(data_folder(data), whole, feedback_id)
         if not sent:
             raise
         report.unread(sent)
@@ -127,9 +124,9 @@ def versions(
     """The newest versions of the weights."""
     from liveloop import report
 
-    with _client(learner_port=learner_port) as client:
+    with connect(learner_port=learner_port) as client:
         found = client.versions(limit)
-    report.versions(found)
+    report.versions(found, time.time())
 
 
 def _add_service_commands() -> None:
@@ -148,37 +145,6 @@ def _not_here(name: str) -> Callable[[], None]:
         raise Misconfigured(f"`liveloop {name}` runs from a clone or the image; this is the client and the library alone")
 
     return command
-
-
-def _client(grpc_port: int | None = None, *, learner_port: int | None = None) -> Client:
-    from liveloop.client import Client
-
-    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port))
-
-
-def _address(service: str, port: int | None) -> str:
-    """Command line, environment, liveloop.toml, default: as the services find each other."""
-    if port:
-        return f"127.0.0.1:{port}"
-    default = {"inference": "127.0.0.1:50051", "learner": "127.0.0.1:50052"}[service]
-    return _setting(f"{service}_target") or _setting(f"{service}_listen") or default
-
-
-def _data(folder: Path | None) -> Path:
-    return folder or Path(_setting("data") or "liveloop-data")
-
-
-def _setting(name: str) -> str:
-    """A setting that the client shares with the services; `liveloop.settings` itself needs more than the wheel brings."""
-    value = os.environ.get(f"LIVELOOP_{name.upper()}", "")
-    if not value and Path("liveloop.toml").is_file():
-        import tomllib
-
-        try:
-            value = str(tomllib.loads(Path("liveloop.toml").read_text(encoding="utf-8")).get(name, ""))
-        except (OSError, ValueError) as error:
-            raise Misconfigured(f"liveloop.toml cannot be read: {error}") from error
-    return value
 
 
 def _full_id(folder: Path, answer_id: str) -> str:

@@ -1,4 +1,4 @@
-"""What an application calls: predict, judge, ask what became of it. Knows the contract and nothing behind it.
+"""What an application calls: predict, judge, ask what became of it, steer. Knows the contract and nothing behind it.
 
 from liveloop import Client
 
@@ -112,6 +112,50 @@ class Client:
         request = inference_pb2.GetModelRequest()
         return self._call(self._inference.GetModel, request)
 
+    # Orders: journalled by the learner with who and why
+
+    def promote(self, version: int, *, who: str, why: str = "") -> None:
+        """Bless a published version by hand. NotFound: it never was published; NotNow: it is not kept any more."""
+        self._call(self._learner.Promote, learner_pb2.PromoteRequest(version=version, who=who, why=why))
+
+    def rollback(self, version: int, *, who: str, why: str = "") -> learner_pb2.RollbackResponse:
+        """Serve an older version's weights again, as a new version; the feedback learnt since is quarantined. Raises as `promote` does."""
+        return self._call(self._learner.Rollback, learner_pb2.RollbackRequest(version=version, who=who, why=why))
+
+    def pin(self, version: int, *, who: str, why: str = "") -> None:
+        """Keep a version from collection. Raises as `promote` does."""
+        self._call(self._learner.Pin, learner_pb2.PinRequest(version=version, who=who, why=why))
+
+    def unpin(self, version: int, *, who: str, why: str = "") -> None:
+        """Let a pinned version go. NotNow: it is not pinned."""
+        self._call(self._learner.Unpin, learner_pb2.UnpinRequest(version=version, who=who, why=why))
+
+    def pause(self, *, who: str, why: str = "") -> None:
+        """Take no more steps, over restarts too; feedback is still accepted and read."""
+        self._call(self._learner.Pause, learner_pb2.PauseRequest(who=who, why=why))
+
+    def resume(self, *, who: str, why: str = "") -> None:
+        """Take steps again, also after the guard paused training."""
+        self._call(self._learner.Resume, learner_pb2.ResumeRequest(who=who, why=why))
+
+    def quarantine(self, limit: int = 100) -> learner_pb2.ListQuarantineResponse:
+        """The newest feedback that is set aside, newest first, and how much there is in all."""
+        return self._call(self._learner.ListQuarantine, learner_pb2.ListQuarantineRequest(limit=limit))
+
+    def release(self, feedback: Sequence[tuple[str, str]] | None, *, who: str, why: str = "") -> int:
+        """Let quarantined feedback train, named by (prediction_id, feedback_id), or all of it for None. How many were released."""
+        if feedback is not None and not feedback:
+            return 0  # on the wire no names mean all
+        request = learner_pb2.ReleaseQuarantineRequest(feedback=_names(feedback), who=who, why=why)
+        return self._call(self._learner.ReleaseQuarantine, request).released
+
+    def drop(self, feedback: Sequence[tuple[str, str]] | None, *, who: str, why: str = "") -> int:
+        """Reject quarantined feedback for good, named as for `release`. How many were rejected."""
+        if feedback is not None and not feedback:
+            return 0
+        request = learner_pb2.DropQuarantineRequest(feedback=_names(feedback), who=who, why=why)
+        return self._call(self._learner.DropQuarantine, request).dropped
+
     def close(self) -> None:
         """Close the connections; a call afterwards is a ValueError."""
         for channel in self._channels:
@@ -145,6 +189,10 @@ class Client:
                     raise error from call
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+
+def _names(feedback: Sequence[tuple[str, str]] | None) -> list[learner_pb2.FeedbackName]:
+    return [learner_pb2.FeedbackName(prediction_id=prediction_id, feedback_id=feedback_id) for prediction_id, feedback_id in feedback or ()]
 
 
 def _wait(error: LiveloopError, tried: int) -> float | None:

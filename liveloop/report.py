@@ -38,7 +38,7 @@ def acknowledged(ack: inference_pb2.FeedbackAck, prediction_id: str) -> None:
 
 def status(found: learner_pb2.GetFeedbackStatusResponse) -> None:
     """What became of a feedback."""
-    state = learner_pb2.FeedbackState.Name(found.state).removeprefix("FEEDBACK_STATE_").lower().replace("_", " ")
+    state = _short(learner_pb2.FeedbackState.Name(found.state), "FEEDBACK_STATE_")
     waited = (found.served_at.ToDatetime() - found.accepted_at.ToDatetime()).total_seconds()
     _list(
         ("state", state),
@@ -56,22 +56,54 @@ def unread(feedback_id: str) -> None:
     _list(("state", "pending"), ("feedback id", feedback_id), ("reason", "it was sent from here; the learner has not read it yet"))
 
 
-def versions(found: Sequence[learner_pb2.Version]) -> None:
-    """One row a version; the current one has a star."""
+def versions(found: Sequence[learner_pb2.Version], now: float) -> None:
+    """One row a version, in 80 columns. `now` is in Unix seconds."""
     rows = [
         (
-            f"{one.version}{' *' if one.current else ''}",
+            f"{one.version} {'*' * one.current}{'+' * one.pinned}",
+            str(one.parent or ""),
+            _short(learner_pb2.VersionState.Name(one.state), "VERSION_STATE_"),
             one.kind,
-            _time(one.created_at),
+            str(one.step or ""),
             str(one.feedback),
-            f"{one.patch_bytes / 1e6:.2f} MB",
-            f"{one.accuracy:.3f}" if one.HasField("accuracy") else "",
-            "blessed" if one.blessed else "held" if one.held else "",
+            _size(one.patch_bytes),
+            _age(now - one.created_at.ToNanoseconds() / 1e9) if one.created_at.seconds else "",
             str(one.pods),
+            ", ".join(f"{score.split} {score.accuracy:.3f}" for score in one.scores),
         )
         for one in found
     ]
-    _table(("version", "kind", "made", "feedback", "patch", "accuracy", "state", "pods"), rows)
+    _table(("version", "parent", "state", "kind", "step", "fb", "patch", "age", "pods", "right answers"), rows, gap=1)
+    Console().print(Text("* current  + pinned  fb: feedback it newly includes", style="dim"))
+
+
+def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
+    """Two lines a feedback, the first as `release` and `drop` take it."""
+    console = Console(soft_wrap=True)
+    for one in found.feedback:
+        console.print(Text(f"{one.prediction_id}/{one.feedback_id}"))
+        step = f", learnt in step {one.step}" if one.step else ""
+        console.print(Text(f"  {one.signal}, {_time(one.accepted_at)}{step}: {one.reason}", style="dim"))
+    more = f", {len(found.feedback)} shown" if found.total > len(found.feedback) else ""
+    console.print(Text(f"{found.total} in quarantine{more}"))
+
+
+def _short(name: str, prefix: str) -> str:
+    """An enum's value in words."""
+    return name.removeprefix(prefix).lower().replace("_", " ")
+
+
+def _size(size: int) -> str:
+    unit, length = next(((unit, length) for unit, length in (("GB", 1e9), ("MB", 1e6)) if size >= length / 10), ("kB", 1e3))
+    return f"{size / length:.2f} {unit}"
+
+
+def _age(seconds: float) -> str:
+    """In the greatest unit of which there are two at least."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _time(stamp: Timestamp) -> str:
@@ -79,16 +111,16 @@ def _time(stamp: Timestamp) -> str:
     return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%m-%d %H:%M:%S") if stamp.seconds else ""
 
 
-def _table(columns: Sequence[str], rows: Rows) -> None:
-    """Rows under a header; the last column is cut where the terminal is too narrow."""
+def _table(columns: Sequence[str], rows: Rows, *, gap: int = 2) -> None:
+    """Rows under a header, `gap` spaces between columns; the last one is cut where the terminal is too narrow."""
     console = Console()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim")
     for column in columns:
         table.add_column(column, no_wrap=True)
-    taken = sum(2 + max(len(column), *(len(row[number]) for row in rows)) for number, column in enumerate(columns[:-1])) if rows else 0
+    taken = sum(gap + max(len(column), *(len(row[number]) for row in rows)) for number, column in enumerate(columns[:-1])) if rows else 0
     for row in rows:
         last = Text(row[-1])
-        last.truncate(max(_SHORTEST, console.width - taken - 2), overflow="ellipsis")
+        last.truncate(max(_SHORTEST, console.width - taken - gap), overflow="ellipsis")
         table.add_row(*(Text(cell) for cell in row[:-1]), last)
     console.print(table)
 

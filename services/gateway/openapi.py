@@ -45,6 +45,11 @@ _NOTES = {
     "GetFeedbackStatusResponse.served_at": "When the first process began to serve a version that includes it.",
     "GetModelResponse.blessed_version": "The newest version that passed the full evaluation.",
     "Version.kind": "init, train, settle, consolidate, reset or rebase.",
+    "Version.state": "held: never published; canary: current, served to the canary's share alone; rolled_back: undone later.",
+    "Version.pinned": "Kept until it is unpinned.",
+    "SplitScore.split": "task, feedback (the held-out tenth), or a slice that the operator named.",
+    "SplitScore.accuracy": "Share of right answers, in [0, 1].",
+    "SplitScore.rows": "Rows answered.",
     "Version.accuracy": "On the task's validation data; absent where it was not evaluated.",
 }
 _PROBLEM = {

@@ -82,8 +82,51 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
             version=self.version, parent=39, kind="train", step=12, feedback=1, patch_bytes=912_345, current=True, pods=1
         )
         newest.created_at.FromSeconds(1_700_000_000)
-        blessed = learner.Version(version=39, kind="settle", patch_bytes=1 << 33, blessed=True, accuracy=0.75)
+        newest.state = learner.VERSION_STATE_ROLLED_BACK
+        blessed = learner.Version(version=39, kind="settle", patch_bytes=1 << 33, blessed=True, accuracy=0.75, pinned=True)
+        blessed.state = learner.VERSION_STATE_BLESSED
+        blessed.scores.add(split="task", accuracy=0.75, rows=500)
+        blessed.scores.add(split="feedback", accuracy=0.5, rows=12)
         return learner.ListVersionsResponse(versions=[newest, blessed][: request.limit or 20])
+
+    def Promote(self, request: learner.PromoteRequest, context: grpc.ServicerContext) -> learner.PromoteResponse:
+        self._record(request, context)
+        return learner.PromoteResponse()
+
+    def Rollback(self, request: learner.RollbackRequest, context: grpc.ServicerContext) -> learner.RollbackResponse:
+        self._record(request, context)
+        return learner.RollbackResponse(version=41, quarantined=12)
+
+    def Pin(self, request: learner.PinRequest, context: grpc.ServicerContext) -> learner.PinResponse:
+        self._record(request, context)
+        return learner.PinResponse()
+
+    def Unpin(self, request: learner.UnpinRequest, context: grpc.ServicerContext) -> learner.UnpinResponse:
+        self._record(request, context)
+        return learner.UnpinResponse()
+
+    def Pause(self, request: learner.PauseRequest, context: grpc.ServicerContext) -> learner.PauseResponse:
+        self._record(request, context)
+        return learner.PauseResponse()
+
+    def Resume(self, request: learner.ResumeRequest, context: grpc.ServicerContext) -> learner.ResumeResponse:
+        self._record(request, context)
+        return learner.ResumeResponse()
+
+    def ListQuarantine(self, request: learner.ListQuarantineRequest, context: grpc.ServicerContext) -> learner.ListQuarantineResponse:
+        self._record(request, context)
+        one = learner.QuarantinedFeedback(prediction_id="p" * 36, feedback_id="f" * 36, signal="down", reason="[it] was undone", step=7)
+        return learner.ListQuarantineResponse(feedback=[one], total=3)
+
+    def ReleaseQuarantine(
+        self, request: learner.ReleaseQuarantineRequest, context: grpc.ServicerContext
+    ) -> learner.ReleaseQuarantineResponse:
+        self._record(request, context)
+        return learner.ReleaseQuarantineResponse(released=len(request.feedback) or 3)
+
+    def DropQuarantine(self, request: learner.DropQuarantineRequest, context: grpc.ServicerContext) -> learner.DropQuarantineResponse:
+        self._record(request, context)
+        return learner.DropQuarantineResponse(dropped=0)
 
     def _record(self, request: object, context: grpc.ServicerContext) -> None:
         self.requests.append(request)

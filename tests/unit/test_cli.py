@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from liveloop import cli, recent
-from liveloop.errors import InvalidInput, NotFound, Overloaded
+from liveloop.errors import InvalidInput, NotFound, NotNow, Overloaded
 from liveloop.v1.inference_pb2 import Prediction
 from tests.unit.fake_services import FakeLoop, serve
 
@@ -112,13 +112,70 @@ def test_no_judgement_or_two_are_a_usage_error(run: Run, loop: FakeLoop, given: 
     assert loop.judged == {}
 
 
-def test_versions_are_listed_with_the_current_and_the_blessed(run: Run):
+def test_versions_are_listed_with_where_they_stand_and_how_they_did(run: Run):
     ended = run("versions")
     newest, before = ended.out.splitlines()[1:3]
-    assert (ended.code, "40 *" in newest, "train" in newest) == (0, True, True)
-    assert "blessed" in before
-    assert "0.750" in before
-    assert len(run("versions", "--limit", "1").out.splitlines()) == 2
+    assert (ended.code, "40 *" in newest, "rolled back" in newest, "train" in newest) == (0, True, True, True)
+    assert all(part in before for part in ("39 +", "blessed", "settle", "8.59 GB", "task 0.750, feedback 0.500"))
+    assert len(run("versions", "--limit", "1").out.splitlines()) == 3
+
+
+def test_versions_fit_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("versions").out.splitlines()
+    assert len(lines) == 4 and max(len(line) for line in lines) <= 80
+    assert "rolled back" in lines[1] and "0.91 MB" in lines[1]
+    assert "task 0.750, " in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("order", "request_name", "said"),
+    [
+        (["promote", "39"], "PromoteRequest", "version 39 is blessed"),
+        (["rollback", "32"], "RollbackRequest", "version 41 has the weights of 32; 12 feedbacks are set aside"),
+        (["pin", "39"], "PinRequest", "version 39 is kept"),
+        (["unpin", "39"], "UnpinRequest", "version 39 goes"),
+        (["pause"], "PauseRequest", "training is paused"),
+        (["resume"], "ResumeRequest", "training goes on"),
+        (["quarantine", "release", "--all"], "ReleaseQuarantineRequest", "3 feedbacks are released"),
+        (["quarantine", "release", "p/f"], "ReleaseQuarantineRequest", "1 feedback is released"),
+        (["quarantine", "drop", "p/f", "p/g"], "DropQuarantineRequest", "none of that is in quarantine"),
+    ],
+)
+def test_an_order_says_who_and_why_and_answers_in_one_line(
+    run: Run, loop: FakeLoop, monkeypatch: pytest.MonkeyPatch, order: list[str], request_name: str, said: str
+):
+    monkeypatch.setenv("LOGNAME", "ann")
+    ended = run(*order, "--why", "because")
+    sent = loop.requests[-1]
+    assert (ended.code, ended.err, ended.out.count("\n")) == (0, "", 1)
+    assert said in ended.out
+    assert (type(sent).__name__, sent.who, sent.why) == (request_name, "ann", "because")
+    run(*order, "--who", "bob")
+    assert (loop.requests[-1].who, loop.requests[-1].why) == ("bob", "")
+
+
+def test_what_is_released_or_dropped_is_named_or_all_of_it(run: Run, loop: FakeLoop):
+    run("quarantine", "drop", "p/f", "q/g")
+    assert [(one.prediction_id, one.feedback_id) for one in loop.requests[-1].feedback] == [("p", "f"), ("q", "g")]
+    before = len(loop.requests)
+    for given in ([], ["p/f", "--all"], ["p"], ["/f"]):
+        assert run("quarantine", "release", *given).code == 2
+    assert len(loop.requests) == before
+
+
+def test_the_quarantine_is_listed_as_release_and_drop_take_it(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    ended = run("quarantine", "list")
+    lines = ended.out.splitlines()
+    assert lines[0] == f"{'p' * 36}/{'f' * 36}"
+    assert "down" in lines[1] and "learnt in step 7: [it] was undone" in lines[1]
+    assert lines[2] == "3 in quarantine, 1 shown"
+
+
+def test_an_order_that_is_refused_is_one_sentence(run: Run, loop: FakeLoop):
+    loop.fail_next = [NotNow("version 3 is not kept any more")]
+    assert run("rollback", "3") == Ended(2, "", "liveloop: version 3 is not kept any more\n")
 
 
 @pytest.mark.parametrize(
@@ -214,14 +271,14 @@ assert not {"grpc", "google.protobuf", "pydantic", "torch", "numpy", "fastapi"} 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(command in done.stdout for command in ("predict", "feedback", "versions", "up"))
+    assert all(command in done.stdout for command in ("predict", "feedback", "versions", "rollback", "quarantine", "up"))
 
 
 def test_without_the_services_their_commands_say_where_they_run(tmp_path: Path):
     package = tmp_path / "liveloop"
     package.mkdir()
     here = Path(cli.__file__).parent
-    for name in ("__init__.py", "cli.py", "errors.py"):
+    for name in ("__init__.py", "addresses.py", "cli.py", "errors.py", "orders.py"):
         (package / name).write_text((here / name).read_text())
     command = [sys.executable, "-c", "from liveloop.cli import main; main()"]
     for name in ("up", "init", "demo", "bench"):

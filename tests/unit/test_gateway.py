@@ -118,6 +118,8 @@ def test_versions_and_the_model_have_integers_as_numbers(http: httpx.Client):
     assert (newest["patch_bytes"], newest["created_at"], newest["current"]) == (912_345, "2023-11-14T22:13:20Z", True)
     assert (blessed["patch_bytes"], blessed["accuracy"]) == (1 << 33, 0.75)
     assert "accuracy" not in newest
+    assert (newest["state"], blessed["state"], blessed["pinned"]) == ("rolled_back", "blessed", True)
+    assert blessed["scores"][1] == {"split": "feedback", "accuracy": 0.5, "rows": 12}
     assert len(http.get("/v1/versions", params={"limit": 1}).json()["versions"]) == 1
     assert http.get("/v1/model").json()["max_text_bytes"] == 32_768
 
@@ -246,6 +248,7 @@ def test_the_openapi_document_describes_the_contracts_messages(http: httpx.Clien
     schemas = document["components"]["schemas"]
     assert schemas["Feedback"]["properties"]["thumb"]["enum"] == ["up", "down"]
     assert schemas["Feedback"]["properties"]["created_at"]["format"] == "date-time"
+    assert schemas["Version"]["properties"]["state"]["enum"] == ["held", "published", "canary", "blessed", "rolled_back"]
     assert schemas["FeedbackAck"]["properties"]["status"]["enum"] == ["accepted", "duplicate", "rejected"]
     assert schemas["PredictRequest"]["properties"]["inputs"]["items"] == {"$ref": "#/components/schemas/Input"}
     named = set(references(document))

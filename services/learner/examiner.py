@@ -132,6 +132,10 @@ class Examiner:
         finally:
             self._credit = max(-_CREDIT_LIMIT, self._credit - (time.monotonic() - started))
 
+    def begin_again(self) -> None:
+        """Another version may be the blessed one now: what is under way is asked again, with the answers that are known."""
+        self._full = self._probe = None
+
     def begin_anew(self, version: int, like: int) -> None:
         """Serve `version` with the bytes of `like`: what was under way is about weights that are undone."""
         self._verdicts.begin_anew()

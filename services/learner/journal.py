@@ -222,33 +222,6 @@ class Journal(Versions):
                 [(State.FEEDBACK_STATE_JOINED, one, State.FEEDBACK_STATE_QUARANTINED) for one in feedback],
             )
 
-    # Versions
-
-    def promoted(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
-        """Record that a published version was blessed by hand."""
-        with self.transaction():
-            self.note("promote", recipe, version=version, who=who, why=why)
-            self.blessed(version)
-
-    def pin(self, version: int, recipe: Recipe, *, who: str, why: str) -> None:
-        """Keep a version until it is unpinned."""
-        with self.transaction() as db:
-            self.note("pin", recipe, version=version, who=who, why=why)
-            db.execute("INSERT OR IGNORE INTO pins VALUES (?)", (version,))
-
-    def unpin(self, version: int, recipe: Recipe, *, who: str, why: str) -> bool:
-        """Let a pinned version go; False where it is not pinned."""
-        with self.transaction() as db:
-            if not db.execute("DELETE FROM pins WHERE version = ?", (version,)).rowcount:
-                return False
-            self.note("unpin", recipe, version=version, who=who, why=why)
-            return True
-
-    def included(self, after: int, version: int, limit: int) -> list[float]:
-        """When the newest `limit` feedbacks that `version` includes and `after` does not were accepted, Unix seconds."""
-        query = "SELECT accepted_at FROM feedback WHERE version > ? AND version <= ? ORDER BY version DESC LIMIT ?"
-        return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
-
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:
             newest = self.db.execute("SELECT max(version) FROM rows WHERE version IS NOT NULL").fetchone()[0]

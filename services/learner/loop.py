@@ -117,6 +117,7 @@ class LearnerLoop:
         parts = self._parts
         parts.journal.renew()
         if parts.orders.carry_out(self._operator):
+            parts.examiner.begin_again()
             self._chores_at = 0.0  # what is kept may have changed
         self._read()
         waiting = self._waiting()

@@ -34,7 +34,9 @@ class Operator:
     def promote(self, version: int, by: By) -> None:
         """Bless a version without its evaluation, also one older than the blessed one. Raises NotFound, NotNow, Unavailable."""
         self._publication.require(version)
-        self._journal.promoted(version, self._recipe, **asdict(by))
+        with self._journal.transaction():
+            self._note("promote", version, by)
+            self._journal.blessed(version)
         self._publication.promote(version)
 
     def rollback(self, to: int, by: By) -> Row:
@@ -56,12 +58,16 @@ class Operator:
     def pin(self, version: int, by: By) -> None:
         """Keep a version from collection. Raises NotFound, NotNow."""
         self._publication.require(version)
-        self._journal.pin(version, self._recipe, **asdict(by))
+        with self._journal.transaction():
+            self._note("pin", version, by)
+            self._journal.pin(version)
 
     def unpin(self, version: int, by: By) -> None:
         """Let a pinned version go. Raises NotNow when it is not pinned."""
-        if not self._journal.unpin(version, self._recipe, **asdict(by)):
-            raise NotNow(f"version {version} is not pinned")
+        with self._journal.transaction():
+            if not self._journal.unpin(version):
+                raise NotNow(f"version {version} is not pinned")
+            self._note("unpin", version, by)
 
     def pause(self, by: By) -> None:
         """Take no more steps, over restarts too."""
@@ -78,3 +84,6 @@ class Operator:
     def drop(self, names: Sequence[Name], by: By) -> int:
         """Reject quarantined feedback for good, all of it where none is named; how many."""
         return self._quarantine.drop(names, **asdict(by))
+
+    def _note(self, decision: str, version: int, by: By) -> None:
+        self._journal.note(decision, self._recipe, version=version, **asdict(by))

@@ -52,6 +52,21 @@ class Versions(LeasedDatabase):
         query = "SELECT 1 FROM versions WHERE version = ? AND blessed_at IS NOT NULL"
         return self.db.execute(query, (version,)).fetchone() is not None
 
+    def pin(self, version: int) -> None:
+        """Keep a version until it is unpinned."""
+        with self.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO pins VALUES (?)", (version,))
+
+    def unpin(self, version: int) -> bool:
+        """Let a pinned version go; False where it is not pinned."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM pins WHERE version = ?", (version,)).rowcount > 0
+
+    def included(self, after: int, version: int, limit: int) -> list[float]:
+        """When the newest `limit` feedbacks that `version` includes and `after` does not were accepted, Unix seconds."""
+        query = "SELECT accepted_at FROM feedback WHERE version > ? AND version <= ? ORDER BY version DESC LIMIT ?"
+        return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
+
     def manifest(self, version: int) -> str:
         """The blob of a published version's manifest. Raises NotFound."""
         found = self.db.execute("SELECT manifest FROM versions WHERE version = ?", (version,)).fetchone()

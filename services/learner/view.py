@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from liveloop.v1.learner_pb2 import (
     GetFeedbackStatusResponse,
     ListQuarantineResponse,
     QuarantinedFeedback,
+    SplitScore,
     Version,
     VersionState,
 )
@@ -29,7 +31,7 @@ _NEWEST = 1 << 62
 
 _VERSIONS = """
 SELECT rows.version, coalesce(versions.parent, 0), kind, row, coalesce(json_array_length(body, '$.new'), 0), coalesce(patch_bytes, 0),
-  rows.created_at, blessed_at IS NOT NULL, json_extract(scores, '$.task.accuracy'),
+  rows.created_at, blessed_at IS NOT NULL, coalesce(scores, '{}'),
   (SELECT count(*) FROM pods WHERE pods.version = rows.version AND reported_at > ?),
   versions.version IS NOT NULL, EXISTS (SELECT 1 FROM pins WHERE pins.version = rows.version)
 FROM rows LEFT JOIN versions ON versions.version = rows.version LEFT JOIN evaluations ON evaluations.version = rows.version
@@ -78,7 +80,8 @@ class JournalView:
         return [self._version(row, lineage, current) for row in found]
 
     def _version(self, row: tuple[Any, ...], lineage: Sequence[Span], current: int | None) -> Version:
-        number, parent, kind, step, feedback, patch_bytes, created_at, blessed, accuracy, pods, published, pinned = row
+        number, parent, kind, step, feedback, patch_bytes, created_at, blessed, found, pods, published, pinned = row
+        scores = [SplitScore(split=split, **score) for split, score in json.loads(found).items()]
         version = Version(
             version=number,
             parent=parent,
@@ -89,10 +92,11 @@ class JournalView:
             created_at=timestamp(created_at),
             blessed=bool(blessed),
             current=number == current,  # the newest that was published is the one the head names
-            accuracy=accuracy,
+            accuracy=next((score.accuracy for score in scores if score.split == "task"), None),
             pods=pods,
             held=not published,
             pinned=bool(pinned),
+            scores=scores,
         )
         version.state = self._state(version, undone=not is_in(lineage, step))
         return version

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from liveloop import Client, InvalidInput, NotFound, NotNow, Unavailable
-from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP
+from liveloop.v1.events_pb2 import THUMB_UP
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import Version, VersionState
 from liveloop.weights import publisher
@@ -48,9 +48,9 @@ class Led(Bench):
             self.turn_until(answer.done)
             return answer.result()
 
-    def learn(self, signal: int = THUMB_UP) -> int:
+    def learn(self) -> int:
         """Train on one more thumb and settle; the version that serves it then."""
-        self.thumb(signal)
+        self.thumb(THUMB_UP)
         self.turn_until(lambda: len(self.states()) == self.sent and not self.parts.batches.waiting() and self.is_quiet())
         return self.head.current
 
@@ -82,7 +82,7 @@ def led(tmp_path: Path) -> Iterator[Led]:
 def test_a_rollback_serves_the_old_bytes_and_quarantines_what_was_learnt_since(led: Led):
     first = led.learn()
     bits = led.parts.trainer.bits.copy()
-    led.learn(THUMB_DOWN)
+    led.learn()
     answer = led.order(lambda client: client.rollback(first, **ANN))
     assert (answer.version, answer.quarantined) == (led.head.current, 1)
     assert np.array_equal(led.publisher.state.bits, bits) and np.array_equal(led.parts.trainer.bits, bits)
@@ -96,16 +96,18 @@ def test_a_rollback_serves_the_old_bytes_and_quarantines_what_was_learnt_since(l
 
 
 def test_a_rollback_behind_the_blessed_version_blesses_the_one_it_goes_back_to(led: Led, monkeypatch: pytest.MonkeyPatch):
-    led.learn()
-    assert led.head.blessed > 1
-    monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))
-    led.order(lambda client: client.rollback(1, **ANN))
-    assert led.head.blessed == 1 < led.head.current
+    monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))  # nothing is blessed but by order
+    first, blessed, _ = led.learn(), led.learn(), led.learn()
+    led.order(lambda client: client.promote(blessed, **ANN))
+    led.order(lambda client: client.rollback(first, **ANN))
+    assert led.head.blessed == led.head.current  # it has the bytes of `first`
+    states = {number: version.state for number, version in led.versions().items()}
+    assert (states[first], states[blessed]) == (VersionState.VERSION_STATE_BLESSED, VersionState.VERSION_STATE_ROLLED_BACK)
 
 
 def test_a_rollback_to_what_a_rollback_undid_lets_its_feedback_stand_again(led: Led):
     first = led.learn()
-    second = led.learn(THUMB_DOWN)
+    second = led.learn()
     bits = led.parts.trainer.bits.copy()
     led.order(lambda client: client.rollback(first, **ANN))
     third = led.learn()
@@ -129,7 +131,7 @@ def test_the_same_rollback_again_changes_nothing_and_one_to_the_newest_is_refuse
 
 def test_a_rolled_back_learner_is_redone_to_the_bit(led: Led):
     first = led.learn()
-    led.learn(THUMB_DOWN)
+    led.learn()
     led.order(lambda client: client.rollback(first, **ANN))
     led.learn()
     bits, version = led.parts.trainer.bits.copy(), led.head.current
@@ -140,11 +142,11 @@ def test_a_rolled_back_learner_is_redone_to_the_bit(led: Led):
 def test_released_feedback_trains_in_a_new_row_and_dropped_feedback_never(led: Led):
     first = led.learn()
     for _ in range(3):
-        led.learn(THUMB_DOWN)
+        led.learn()
     led.order(lambda client: client.rollback(first, **ANN))
     listed = led.client.quarantine()
     assert listed.total == 3 and [one.prediction_id for one in listed.feedback] == [prediction_id(number) for number in (3, 2, 1)]
-    assert all(one.signal == "down" and one.step and "ann" in one.reason for one in listed.feedback)
+    assert {(one.signal, one.step > 0, "ann" in one.reason) for one in listed.feedback} == {("up", True, True)}, listed
     assert led.client.quarantine(1).total == 3 and len(led.client.quarantine(1).feedback) == 1
     row = led.parts.journal.next_row()
     named = [(prediction_id(1), "x"), (prediction_id(99), "x")]

@@ -64,6 +64,12 @@ class HeadRecord:
             self._store.set_head(sign_head(head, self._key), epoch=head.epoch, revision=head.revision, expected=head_key(before))
             self.head, self.links = head, links
 
+    def check(self) -> None:
+        """Raise HeadConflict when the store's head is another publisher's; Unavailable."""
+        blob = self._store.head()
+        if blob != sign_head(self.head, self._key):
+            raise HeadConflict("another publisher moved the head of the weight store")
+
     def forget(self, needed: Set[str]) -> None:
         """Let go of the versions whose manifests are not among the blobs `needed`."""
         self.links = {version: link for version, link in self.links.items() if link.manifest in needed}

@@ -173,13 +173,17 @@ class Publisher:
         return self._records.restore(line, self.layout.total).bits
 
     def collect(self, keep: Iterable[int]) -> None:
-        """Keep version 1, current, blessed and `keep`, each from its keyframe on, and delete all other blobs."""
+        """Keep version 1, current, blessed and `keep`, each from its keyframe on, and delete all other blobs.
+
+        Raises HeadConflict, with nothing deleted, when another publisher moved the head; Unavailable.
+        """
         with self._lock:
             self._record.move(self._record.head.chain, keep=keep)
             needed = self._records.needs(self._record.head)
             for keyframe in (self._writing, self._written):
                 needed |= keyframe.names if keyframe else set()
             doomed = set(self._store.names()) - needed
+            self._record.check()  # after the names: another publisher writes its head before its first blob
             manifests = {link.manifest for link in self._record.links.values()} & doomed
             self._store.delete(manifests)  # before what they name: a version is whole or unknown
             self._store.delete(doomed - manifests)

@@ -100,14 +100,16 @@ def _run(settings: Settings, stop: Stop) -> None:
     torch.set_num_threads(materials.recipe.threads)
     if device.type == "cpu":
         os.nice(_NICE)
+    above = materials.epoch
     try:
         while not stop.event.is_set():
             try:
-                _lead(settings, materials, device, journal, orders, ready, stop)
+                _lead(settings, materials, device, journal, orders, ready, stop, above=above)
             except LeaseLost:
                 _log.warning("another learner took over; this one stands by")
             except HeadConflict as error:
                 _log.warning("a newer epoch is out there; taking the lease again above it", reason=error.reason)
+                above = _newest_epoch(settings, materials)
     finally:
         server.stop(grace=1.0)
         operations.close()
@@ -122,18 +124,26 @@ def _lead(
     orders: Orders,
     ready: threading.Event,
     stop: Stop,
+    *,
+    above: int,
 ) -> None:
-    """Stand by until the lease is free, then run the loop until stopped. Raises LeaseLost."""
+    """Stand by until the lease is free, take it with an epoch above `above` and run the loop until stopped.
+
+    Raises:
+        LeaseLost: another process took over.
+        HeadConflict: a store is at a newer epoch.
+    """
     trainer, evaluator = materials.trainer(device), materials.evaluator(device)
     ready.set()
-    remote = _remote(settings)
-    if not _take_lease(journal, remote, materials, stop):
-        return
+    while not journal.acquire(at_least=above):
+        if stop.event.wait(_STANDBY_POLL):
+            return
     telemetry.gauge("learner_active").set(1)
+    remote = _remote(settings)
     mirror = None if remote is None else Mirror(materials.store, remote, take_over=settings.take_over)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
     try:
-        with open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
+        with journal.held(), open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
             joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window)
             batches = MicroBatches(journal.db, materials.train, materials.task.labels)
             publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
@@ -166,28 +176,22 @@ def _remote(settings: Settings) -> WeightStore | None:
     return open_store(settings.weights, password_file=settings.redis_password_file, ca_file=settings.redis_ca_file)
 
 
-def _take_lease(journal: Journal, remote: WeightStore | None, materials: Materials, stop: Stop) -> bool:
-    """Wait for the lease and take it with an epoch above every store's; False when stopped meanwhile.
-
-    The store to mirror to is asked only by who holds the lease: one that hangs must not keep a standby from taking it.
-    """
-    at_least = materials.epoch
-    while not stop.event.is_set():
-        if not journal.acquire(at_least=at_least):
-            stop.event.wait(_STANDBY_POLL)
-        elif (at_least := _epoch_of(remote, materials)) < journal.epoch:
-            return True
-    return False
-
-
 def _publisher(settings: Settings, materials: Materials, journal: Journal) -> Publisher:
     return Publisher(materials.store, materials.key, epoch=journal.epoch, canary_share=settings.canary_share)
 
 
-def _epoch_of(remote: WeightStore | None, materials: Materials) -> int:
-    """The epoch of the head in the store to mirror to; 0 where there is none that we signed, or while it cannot be reached."""
+def _newest_epoch(settings: Settings, materials: Materials) -> int:
+    """The greatest epoch of the heads that we signed; a store that cannot be reached is asked again after the next conflict."""
+    remote = _remote(settings)
+    if remote is None:
+        return _epoch_of(materials.store, materials)
+    with remote:
+        return max(_epoch_of(materials.store, materials), _epoch_of(remote, materials))
+
+
+def _epoch_of(store: WeightStore, materials: Materials) -> int:
     try:
-        blob = None if remote is None else remote.head()
+        blob = store.head()
         return 0 if blob is None else int(open_head(blob, materials.key.public_key()).epoch)
     except (Unavailable, WeightsRefused):
         return 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from liveloop.errors import LiveloopError, Misconfigured
 
 LEASE_SECONDS = 4.0
 """How long a holder may be silent before another process takes over; it renews with every transaction."""
+_HUNG = 120.0
+"""Seconds after which a holder that wrote nothing counts as hung: a load or a step of a large model takes less."""
 
 
 class LeaseLost(LiveloopError):
@@ -18,10 +21,11 @@ class LeaseLost(LiveloopError):
 
 
 class LeasedDatabase:
-    """One connection, used by one thread; `clock` gives Unix seconds."""
+    """One connection, used by one thread; another one renews the lease in `held`. `clock` gives Unix seconds."""
 
     def __init__(self, path: Path, schema: str, *, holder: str, clock: Callable[[], float]) -> None:
         """Open or create the file; `schema` makes its tables, `lease` among them. Raises Misconfigured when it cannot be used."""
+        self._path = path
         self._holder = holder
         self._clock = clock
         self.epoch = 0
@@ -43,6 +47,7 @@ class LeasedDatabase:
                 return False
             self.epoch = 1 + max(epoch, at_least)
             self.db.execute("UPDATE lease SET epoch = ?, holder = ?, deadline = ?", (self.epoch, self._holder, now + LEASE_SECONDS))
+            self._renewed = now
             return True
 
     def renew(self) -> None:
@@ -50,6 +55,28 @@ class LeasedDatabase:
         if self._clock() - self._renewed > LEASE_SECONDS / 4:
             with self.transaction():
                 pass
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While the block runs, a thread keeps the lease through what takes long and writes nothing: a load, a large model's step.
+
+        It stops with the process, as on SIGSTOP or SIGKILL, and never takes the lease back.
+        """
+        done = threading.Event()
+        thread = threading.Thread(target=self._keep, args=[done], name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _keep(self, done: threading.Event) -> None:
+        while not done.wait(LEASE_SECONDS / 4):
+            if LEASE_SECONDS / 4 < self._clock() - self._renewed < _HUNG:
+                # A file that is locked is being written, which renews too; one that cannot be written is reported by who needs to.
+                with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self._path, isolation_level=None, timeout=1.0)) as db:
+                    self._extend(db)
 
     def release(self) -> None:
         """Give the lease back, so that a successor need not wait."""
@@ -68,13 +95,15 @@ class LeasedDatabase:
             yield self.db
             return
         with _translated(), self._immediate():
-            renewed = self.db.execute(
-                "UPDATE lease SET deadline = ? WHERE epoch = ? AND holder = ?", (self._clock() + LEASE_SECONDS, self.epoch, self._holder)
-            )
-            if renewed.rowcount == 0:
+            if not self._extend(self.db):
                 raise LeaseLost("another learner holds the lease on this data folder")
             self._renewed = self._clock()
             yield self.db
+
+    def _extend(self, db: sqlite3.Connection) -> bool:
+        """Move the deadline on; False when another process took the lease."""
+        mine = (self._clock() + LEASE_SECONDS, self.epoch, self._holder)
+        return db.execute("UPDATE lease SET deadline = ? WHERE epoch = ? AND holder = ?", mine).rowcount > 0
 
     @contextmanager
     def _immediate(self) -> Iterator[None]:

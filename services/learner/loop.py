@@ -245,7 +245,8 @@ class LearnerLoop:
         parts.publication.catch_up(parts.trainer.bits)
 
     def _save(self, *, wait: bool) -> None:
-        row = self._parts.journal.last()
+        with self._parts.journal.transaction():  # under the lease: the newest row is ours, and these tensors are what it left
+            row = self._parts.journal.last()
         if row is not None:
             self._parts.tensors.save(row.row, self._parts.trainer.tensors(), wait=wait)
         self._saved_row, self._saved_at = self._parts.journal.next_row() - 1, time.monotonic()

@@ -11,11 +11,13 @@ from liveloop.errors import Misconfigured, NotFound
 from liveloop.events import Page, Record
 from liveloop.tasks import LabelledExample
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner import lease
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.lease import LEASE_SECONDS, LeaseLost
 from services.learner.micro_batch import MicroBatches
 from services.learner.view import JournalView
+from tests.servers import wait_until
 from tests.unit.test_joiner import feedback, prediction, prediction_id
 from tests.unit.test_learning import RECIPE
 
@@ -65,6 +67,27 @@ def test_a_holder_that_lost_the_lease_changes_nothing(tmp_path: Path):
     with pytest.raises(LeaseLost):
         with_thumbs(first, 1)
     assert second.last() is None and second.positions() == {}
+
+
+def test_a_held_lease_outlasts_what_takes_long_but_not_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.4)
+    clock = Clock()
+    holder, other = new_journal(tmp_path, "one", clock), new_journal(tmp_path, "two", clock)
+    assert holder.acquire(0)
+    with holder.held():
+        for _ in range(3):
+            clock.now += 0.3
+            wait_until(lambda: deadline(other) == clock.now + 0.4)
+            assert not other.acquire(0)
+        clock.now += 3600.0
+        assert other.acquire(0)
+        with pytest.raises(LeaseLost):
+            holder.renew()
+    other.renew()
+
+
+def deadline(journal: Journal) -> float:
+    return float(journal.db.execute("SELECT deadline FROM lease").fetchone()[0])
 
 
 def test_a_released_lease_is_free_at_once(tmp_path: Path):

@@ -714,3 +714,19 @@ def test_a_pod_that_starts_on_a_store_that_went_back_serves_its_newer_copy(
     local = DirectoryStore(tmp_path / "local")
     started(store, local).keep_local()
     assert started(DirectoryStore(tmp_path / "backup"), local).version == newest
+
+
+def test_a_publisher_that_was_overtaken_deletes_nothing(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    overtaken = Versions(store)
+    successor = Publisher(store, KEY, epoch=2)
+    bits = step(overtaken.bits[1], 2)
+    successor.publish(successor.stage(bits), version=2, step=2, included=[], created_at=1e9)
+    before = set(store.names())
+    with pytest.raises(HeadConflict):
+        overtaken.publisher.collect([])
+    with pytest.raises(HeadConflict):
+        overtaken.publish(2, bits=bits)
+    assert before <= set(store.names())
+    assert read_head(store, KEY.public_key()).epoch == 2
+    assert np.array_equal(successor.load(2, ""), bits)

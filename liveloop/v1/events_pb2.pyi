@@ -338,6 +338,7 @@ class ChannelReport(_message.Message):
     ANSWERED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     channel: Global___Channel.ValueType
     """Which channel."""
     version: _builtins.int
@@ -347,7 +348,9 @@ class ChannelReport(_message.Message):
     failed: _builtins.int
     """Inputs that the model could not compute."""
     seconds: _builtins.float
-    """Seconds of computing in all, so that seconds / answered is the mean time for one input."""
+    """Seconds of computing those answered, in all."""
+    batches: _builtins.int
+    """Batches in which they were answered."""
     def __init__(
         self,
         *,
@@ -356,10 +359,11 @@ class ChannelReport(_message.Message):
         answered: _builtins.int = ...,
         failed: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        batches: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "channel", b"channel", "failed", b"failed", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "batches", b"batches", "channel", b"channel", "failed", b"failed", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

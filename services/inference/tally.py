@@ -18,6 +18,7 @@ class Done:
 
     answered: int = 0  # inputs
     failed: int = 0  # inputs that the model could not compute
+    batches: int = 0  # of those answered
     seconds: float = 0.0  # of computing those answered
 
 
@@ -43,6 +44,7 @@ class Tally:
         with self._lock:
             done = self._done[channel]
             done.answered += inputs
+            done.batches += 1
             done.seconds += self._clock() - started
 
     def take(self) -> Mapping[Channel, Done]:

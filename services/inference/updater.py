@@ -118,6 +118,7 @@ class Updater:
                 version=version,
                 answered=done[channel].answered,
                 failed=done[channel].failed,
+                batches=done[channel].batches,
                 seconds=done[channel].seconds,
             )
             for channel, version in self._replica.versions.items()

@@ -182,7 +182,7 @@ def test_a_channel_is_opened_flipped_and_closed_as_heads_say_and_each_is_reporte
         assert pod.replica.versions == {Channel.CURRENT: 1, Channel.BLESSED: 8}
         assert pod.channels() == [
             ChannelReport(channel=events_pb2.CHANNEL_CURRENT, version=1, failed=2),
-            ChannelReport(channel=events_pb2.CHANNEL_BLESSED, version=8, answered=3, seconds=0.5),
+            ChannelReport(channel=events_pb2.CHANNEL_BLESSED, version=8, answered=3, batches=1, seconds=0.5),
         ]
         del pod.subscriber.served[Channel.BLESSED]
         pod.update(9)

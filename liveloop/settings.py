@@ -74,6 +74,12 @@ class Settings(BaseSettings):
             raise ValueError("history must not be shorter than feedback_window")
         return self
 
+    @model_validator(mode="after")
+    def _a_canary_serves_what_is_not_blessed_yet(self) -> Self:
+        if self.canary_share < 1 and self.publish == "gated":
+            raise ValueError("canary_share below 1 and publish = gated exclude each other: a canary tries what gated publishing holds back")
+        return self
+
     @property
     def events(self) -> str:
         """The event log's URL, default filled in."""

@@ -46,6 +46,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "outbox_capacity_bytes": ("Bytes it may hold.", ()),
     "outbox_oldest_event_timestamp_seconds": ("Unix time of the oldest event not yet read or relayed; 0 when there is none.", ()),
     "model_version": ("The version served, or last published.", ()),
+    "model_blessed_version": ("The version that the blessed channel serves, while there is a canary.", ()),
     "model_version_timestamp_seconds": ("Unix time at which that version was made.", ()),
     "learner_loss": ("Mean loss of the last step, by component.", ("component",)),
     "learner_last_step_timestamp_seconds": ("Unix time of the last training step.", ()),
@@ -74,7 +75,7 @@ _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "weight_updates_total": (("applied", "refused", "unavailable", "failed"),),
     "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
     "versions_published_total": (("init", "train", "settle", "reset", "rebase"),),
-    "guard_decisions_total": (("bless", "watch", "hold", "resume", "refuse", "reset"),),
+    "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse"),),
 }
 """The values of each label, where they are known beforehand."""
 

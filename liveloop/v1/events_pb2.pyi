@@ -329,7 +329,7 @@ Global___FeedbackEvent: _TypeAlias = FeedbackEvent  # noqa: Y015
 
 @_typing.final
 class ChannelReport(_message.Message):
-    """What one channel of a pod did since the pod's last report."""
+    """What one version did in one channel of a pod since the pod's last report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -342,7 +342,7 @@ class ChannelReport(_message.Message):
     channel: Global___Channel.ValueType
     """Which channel."""
     version: _builtins.int
-    """The version it serves now."""
+    """The version that did it."""
     answered: _builtins.int
     """Inputs answered."""
     failed: _builtins.int
@@ -400,7 +400,7 @@ class PodReport(_message.Message):
 
     @_builtins.property
     def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChannelReport]:
-        """Every channel in use: one without a canary, two with one."""
+        """Every version served now, one without a canary and two with one, and those served before that answered since the last report."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class Pod:
 
     def compute(self, inputs: Sequence[Encoded], channel: Channel) -> tuple[Channel, int, Sequence[Answer]]:
         """Answer one batch with one version of this channel, or of CURRENT where this one is not in use."""
-        with self.replica.acquire(channel) as held, self.tally.count(held.channel, len(inputs)):
+        with self.replica.acquire(channel) as held, self.tally.count((held.channel, held.version), len(inputs)):
             return held.channel, held.version, self.task.answer(held.model, inputs)
 
 

@@ -1,4 +1,4 @@
-"""What each channel did since it was last asked. Knows counts and seconds; knows no model and no log."""
+"""What each channel's versions did since it was last asked. Knows counts and seconds; knows no model and no log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from liveloop.weights.channels import Channel
 
+Served = tuple[Channel, int]
+"""A channel and the version that it served."""
+
 
 @dataclass(slots=True)
 class Done:
-    """The work of one channel."""
+    """The work of one version in one channel."""
 
     answered: int = 0  # inputs
     failed: int = 0  # inputs that the model could not compute
@@ -29,25 +32,25 @@ class Tally:
         """`clock` is seconds from any start."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._done: defaultdict[Channel, Done] = defaultdict(Done)
+        self._done: defaultdict[Served, Done] = defaultdict(Done)
 
     @contextmanager
-    def count(self, channel: Channel, inputs: int) -> Iterator[None]:
+    def count(self, served: Served, inputs: int) -> Iterator[None]:
         """Time the computing of one batch inside; when that raises, its inputs failed."""
         started = self._clock()
         try:
             yield
         except BaseException:
             with self._lock:
-                self._done[channel].failed += inputs
+                self._done[served].failed += inputs
             raise
         with self._lock:
-            done = self._done[channel]
+            done = self._done[served]
             done.answered += inputs
             done.batches += 1
             done.seconds += self._clock() - started
 
-    def take(self) -> Mapping[Channel, Done]:
+    def take(self) -> Mapping[Served, Done]:
         """What was done since this was called last."""
         with self._lock:
             done, self._done = self._done, defaultdict(Done)

@@ -14,7 +14,7 @@ from liveloop.v1 import events_pb2
 from liveloop.weights.channels import Channel
 from liveloop.weights.subscriber import Subscriber, Update
 from services.inference.feedback import Intake
-from services.inference.tally import Tally
+from services.inference.tally import Done, Tally
 
 if TYPE_CHECKING:
     from services.inference.replica import Replica
@@ -87,6 +87,8 @@ class Updater:
         if update.channel is Channel.CURRENT:
             self._flipped_at = self._clock()
             self._show(update.version, update.created_at)
+        else:
+            gauge("model_blessed_version").set(update.version)
         self._report()
         for accepted_at in update.included:
             histogram("feedback_to_served_seconds").observe(self._flipped_at - accepted_at)
@@ -111,17 +113,18 @@ class Updater:
         self._next_report = now + _REPORT_EVERY
 
     def _channels(self) -> list[events_pb2.ChannelReport]:
-        done = self._tally.take()
+        """One report for each version that is served, or was since the last report."""
+        done = dict.fromkeys(self._replica.versions.items(), Done()) | dict(self._tally.take())
         return [
             events_pb2.ChannelReport(
                 channel=events_pb2.Channel.ValueType(channel),
                 version=version,
-                answered=done[channel].answered,
-                failed=done[channel].failed,
-                batches=done[channel].batches,
-                seconds=done[channel].seconds,
+                answered=work.answered,
+                failed=work.failed,
+                batches=work.batches,
+                seconds=work.seconds,
             )
-            for channel, version in self._replica.versions.items()
+            for (channel, version), work in sorted(done.items())
         ]
 
     def _failed(self, result: str, error: Exception) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from blake3 import blake3
 
 from liveloop.times import unix_seconds
-from liveloop.v1.events_pb2 import THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
+from liveloop.v1.events_pb2 import CHANNEL_BLESSED, THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
 HELD_OUT_SHARE = 10
@@ -23,8 +23,10 @@ HELD_OUT_SHARE = 10
 
 _FORGOTTEN = 5000
 """Predictions removed at once at the most: some 10 ms, and more than come between two rounds."""
+_WORK_KEPT = 3600.0
+"""Seconds for which pods' reports of what they computed stay: longer than they count as evidence."""
 _RESOLVED = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
-_LIVE = (
+LIVE = (
     State.FEEDBACK_STATE_JOINED,
     State.FEEDBACK_STATE_TRAINED,
     State.FEEDBACK_STATE_SERVED,
@@ -79,11 +81,12 @@ class Joiner:
         self._unresolved.clear()
 
     def expire(self, read_until: float) -> None:
-        """Give up on feedback whose prediction never came, and forget predictions nobody judged, once the log has been read past both.
+        """Give up on feedback whose prediction never came; forget old work, and predictions nobody judged once the log was read past them.
 
         `read_until`: every partition has been read up to this time, Unix seconds.
         """
         limit = read_until - self._window
+        self._db.execute("DELETE FROM work WHERE reported_at < ?", (read_until - _WORK_KEPT,))
         waiting = self._db.execute("SELECT id, prediction_id FROM feedback WHERE state = ?", (State.FEEDBACK_STATE_PENDING,)).fetchall()
         for feedback, prediction_id in waiting:
             if time_of(prediction_id) < limit:
@@ -105,7 +108,7 @@ class Joiner:
     def _take_prediction(self, prediction: PredictionEvent) -> float:
         created_at = unix_seconds(prediction.created_at)
         added = self._db.execute(
-            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 prediction.prediction_id,
                 prediction.input.text,
@@ -114,6 +117,7 @@ class Joiner:
                 prediction.score,
                 prediction.propensity,
                 created_at,
+                prediction.channel,
             ),
         )
         if added.rowcount:
@@ -156,6 +160,15 @@ class Joiner:
             (State.FEEDBACK_STATE_SERVED, flipped_at, State.FEEDBACK_STATE_TRAINED, report.version),
         )
         self.outcomes[State.FEEDBACK_STATE_SERVED] += served.rowcount
+        if any(done.channel == CHANNEL_BLESSED for done in report.channels):  # there is a canary
+            self._db.executemany(
+                "INSERT OR IGNORE INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (report.pod, reported_at, done.channel, done.version, done.answered, done.failed, done.batches, done.seconds)
+                    for done in report.channels
+                    if done.answered or done.failed
+                ],
+            )
         return reported_at
 
     def _resolve(self, prediction_id: str, judge: bytes) -> None:
@@ -183,7 +196,7 @@ class Joiner:
                 self._set(feedback, State.FEEDBACK_STATE_SUPERSEDED, "the same judge said something later", was=state)
             else:
                 superseded_by = State.FEEDBACK_STATE_SUPERSEDED
-                if state not in _LIVE:
+                if state not in LIVE:
                     held_out = is_held_out(prediction_id)
                     self._set(feedback, State.FEEDBACK_STATE_HELD_OUT if held_out else State.FEEDBACK_STATE_JOINED, "")
 

@@ -160,6 +160,10 @@ class Journal(Versions):
         """Resets by `who` since an evaluated version was blessed, or training was resumed."""
         return int(self.db.execute(_RESETS, (who,)).fetchone()[0])
 
+    def last_reset(self) -> int:
+        """The newest version that has the bytes of an older one; 0 where there is none."""
+        return int(self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0])
+
     def is_undone(self, version: int) -> bool:
         """A reset went back to before the row that made it, and no later one to it."""
         return not is_in(self._lineage(self.next_row() - 1), self._row_of(version))

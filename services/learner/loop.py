@@ -18,6 +18,7 @@ from services.learner.journal import Journal, Row
 from services.learner.micro_batch import MicroBatches
 from services.learner.operator import Operator
 from services.learner.orders import Orders
+from services.learner.promotion import Promotion
 from services.learner.publication import Publication
 from services.learner.tensors import TensorCache
 from services.learner.trainer import Recipe, StepReport, Trainer
@@ -77,6 +78,7 @@ class LearnerLoop:
         self._recipe = recipe
         self._pace = pace
         self._operator = Operator(parts.journal, parts.publication, recipe, self.rollback)
+        self._promotion = Promotion(parts.journal, parts.publication, recipe)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0
@@ -128,6 +130,8 @@ class LearnerLoop:
             self._settle()
         elif self._may_examine(waiting) and (verdict := parts.examiner.turn()) is not None:
             self.rollback(verdict.to, GUARD, verdict.why)
+        if why := self._promotion.turn():
+            self.rollback(parts.publication.blessed, GUARD, why)
         self._chores()
 
     def _waiting(self) -> int:
@@ -241,7 +245,8 @@ class LearnerLoop:
         self._chores_at = time.monotonic()
         parts.publication.check()
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
-        parts.publication.publisher.collect([*parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history), *parts.examiner.needs])
+        kept = parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history)
+        parts.publication.publisher.collect([*kept, *parts.examiner.needs, parts.publication.candidate])
         parts.publication.catch_up(parts.trainer.bits)
 
     def _save(self, *, wait: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from liveloop import telemetry
 from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotNow
+from liveloop.weights.channels import has_canary
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
 from services.learner.journal import Journal, Row
@@ -22,10 +23,17 @@ class Publication:
     """The learner's only way out. What the journal does not have yet is never published."""
 
     def __init__(self, publisher: Publisher, journal: Journal, mirror: Mirror | None = None, *, gated: bool = False) -> None:
+        """The publisher's canary share says who blesses: below 1 not the evaluation alone, but what users say of what passed it."""
         self.publisher = publisher
         self._journal = journal
         self._mirror = mirror
         self._gated = gated
+        self.candidate = 0  # the newest version that passed the full evaluation while there is a canary
+
+    @property
+    def has_canary(self) -> bool:
+        """The current version is served to some users, the blessed one to the rest."""
+        return has_canary(self.publisher.head)
 
     @property
     def blessed(self) -> int:
@@ -63,8 +71,11 @@ class Publication:
     def passed(self, version: int, trained: np.ndarray) -> None:
         """`version`, whose served bits without the frozen ones are `trained`, passed the full evaluation: bless it.
 
-        With gated publishing that is when it is published.
+        With gated publishing that is when it is published. With a canary it is a candidate until its users have judged it.
         """
+        if self.has_canary:
+            self.candidate = version
+            return
         if self._gated and version > self.publisher.head.current and (row := self._journal.making(version)) is not None:
             bits = self.publisher.state.bits.copy()
             bits[self.publisher.layout.frozen :] = trained

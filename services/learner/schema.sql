@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS predictions (
   version INTEGER NOT NULL,
   score REAL NOT NULL,
   propensity REAL NOT NULL,
-  created_at REAL NOT NULL
+  created_at REAL NOT NULL,
+  channel INTEGER NOT NULL           -- a number of liveloop.v1.Channel
 ) WITHOUT ROWID;
 
 -- Every feedback that was ever accepted, and what became of it.
@@ -99,3 +100,16 @@ CREATE TABLE IF NOT EXISTS pods (
   version INTEGER NOT NULL,
   reported_at REAL NOT NULL
 );
+
+-- What pods computed for each channel between two reports, while there is a canary.
+CREATE TABLE IF NOT EXISTS work (
+  pod TEXT NOT NULL,
+  reported_at REAL NOT NULL,
+  channel INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  answered INTEGER NOT NULL,         -- inputs
+  failed INTEGER NOT NULL,           -- inputs that could not be computed
+  batches INTEGER NOT NULL,
+  seconds REAL NOT NULL,             -- of computing those answered
+  PRIMARY KEY (reported_at, pod, channel, version)
+) WITHOUT ROWID;

@@ -43,9 +43,10 @@ TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 
 class Bench:
     """A learner that can be stopped and started on the same folder."""
 
-    def __init__(self, folder: Path, *, gated: bool = False) -> None:
+    def __init__(self, folder: Path, *, gated: bool = False, canary_share: float = 1.0) -> None:
         self.folder = folder
         self.gated = gated
+        self.canary_share = canary_share
         self.key = Ed25519PrivateKey.generate()
         self.bundle, bits = tiny_bundle()
         self.log = SqliteLog(folder / "events.db")
@@ -58,7 +59,8 @@ class Bench:
         journal = Journal(self.folder / "learner.db", holder="test")
         assert journal.acquire(1)
         validation = {f"task:{index}": row for index, row in enumerate(TASK_ROWS)}
-        self.publisher = Publisher(DirectoryStore(self.folder / "weights"), self.key, epoch=journal.epoch)
+        store = DirectoryStore(self.folder / "weights")
+        self.publisher = Publisher(store, self.key, epoch=journal.epoch, canary_share=self.canary_share)
         publication = Publication(self.publisher, journal, gated=self.gated)
         batches = MicroBatches(journal.db, TASK_ROWS, task.labels)
         trainer = Trainer(task, self.bundle.layout, CPU)

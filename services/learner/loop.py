@@ -78,7 +78,7 @@ class LearnerLoop:
         self._recipe = recipe
         self._pace = pace
         self._operator = Operator(parts.journal, parts.publication, recipe, self.rollback)
-        self._promotion = Promotion(parts.journal, parts.publication, recipe)
+        self._promotion = Promotion(parts.journal, parts.publication, self._operator.promote)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0

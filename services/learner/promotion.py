@@ -16,8 +16,8 @@ from liveloop.weights.channels import Channel
 from services.learner.canary import Decision, Finding, Judgement, Work, decide
 from services.learner.joiner import LIVE
 from services.learner.journal import Journal
+from services.learner.operator import By
 from services.learner.publication import Publication
-from services.learner.trainer import Recipe
 
 _LOOK_EVERY = 5.0
 """Seconds between two looks: a look at a full window takes some hundredths of a second."""
@@ -63,11 +63,13 @@ def work(db: sqlite3.Connection, between: Between, since: float) -> dict[Channel
 class Promotion:
     """Looks now and then; blesses what users prefer, says when they are served worse."""
 
-    def __init__(self, journal: Journal, publication: Publication, recipe: Recipe, *, clock: Callable[[], float] = time.time) -> None:
-        """`clock` is Unix seconds."""
+    def __init__(
+        self, journal: Journal, publication: Publication, promote: Callable[[int, By], object], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`promote(version, by)` is the operator's; `clock` is Unix seconds."""
         self._journal = journal
         self._publication = publication
-        self._recipe = recipe
+        self._promote = promote
         self._clock = clock
         self._look_at = 0.0
         telemetry.announce("guard_decisions_total")
@@ -79,7 +81,7 @@ class Promotion:
         finding = self._look()
         self._look_at = self._clock() + _LOOK_EVERY
         if finding.decision is Decision.PROMOTE:
-            self._promote(finding)
+            self._bless(finding)
         return finding.why if finding.decision is Decision.ROLLBACK else ""
 
     def _look(self) -> Finding:
@@ -88,12 +90,10 @@ class Promotion:
         said = judgements(self._journal.db, between, now - _JUDGED_WITHIN)
         return decide(said, work(self._journal.db, between, now - _WORKED_WITHIN))
 
-    def _promote(self, finding: Finding) -> None:
-        """Bless the newest version that passed the full evaluation, if it still stands."""
+    def _bless(self, finding: Finding) -> None:
+        """Promote the newest version that passed the full evaluation, if it still stands and is kept."""
         version = self._publication.candidate
-        if version <= self._publication.blessed or self._journal.is_undone(version) or not self._publication.publisher.keeps(version):
-            return
-        self._journal.promoted(version, self._recipe, who="canary", why=finding.why)
-        self._publication.promote(version)
-        telemetry.counter("guard_decisions_total").labels("promote").inc()
-        telemetry.logger(part="canary").info("promoted", version=version, reason=finding.why)
+        if version > self._publication.blessed and not self._journal.is_undone(version) and self._publication.publisher.keeps(version):
+            self._promote(version, By("canary", finding.why))
+            telemetry.counter("guard_decisions_total").labels("promote").inc()
+            telemetry.logger(part="canary").info("promoted", version=version, reason=finding.why)

@@ -11,7 +11,7 @@ load.py       a process that asks at random times, whether or not earlier answer
 pod.py        a process that holds and follows a version and serves nobody
 worker.py     child processes that are told what to do line by line
 server.py     a Redis or Valkey server for the length of a measurement
-tables.py     tables of figures, their ratios and their targets
+tables.py     progress, and tables of figures, their ratios and their targets
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def bench_app() -> typer.Typer:
     app = typer.Typer(help="Measure a loop, its weights in motion, and what they cost.", no_args_is_help=True)
     app.command("loop")(_loop)
     app.command("weights")(_weights)
+    app.command("swap")(_swap)
     return app
 
 
@@ -69,3 +70,22 @@ def _weights(
     from services.commands.bench.weights import Extent, bench_weights
 
     bench_weights(load_settings(), Extent(steps=steps), weights_url=weights_url, as_json=as_json, console=Console(stderr=as_json))
+
+
+def _swap(
+    *,
+    seconds: Annotated[
+        float, typer.Option(min=6.0, help="Length of all stretches of a kind: without, with updates, with them elsewhere.")
+    ] = 60.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Versions per second.")] = 5.0,
+    weights_url: Annotated[str | None, typer.Option(help="redis://HOST:PORT; a folder by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What updates cost those who wait for answers: p99 under open-loop load without and with recorded versions arriving."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.swap import Extent, bench_swap
+
+    extent = Extent(seconds=seconds, versions_per_second=rate)
+    bench_swap(load_settings(), extent, weights_url=weights_url, as_json=as_json, console=Console(stderr=as_json))

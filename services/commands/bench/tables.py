@@ -1,11 +1,23 @@
-"""Tables of figures with their ratios and targets. Knows what was measured by name; measures nothing."""
+"""Progress, and tables of figures with their ratios and targets. Knows what was measured by name; measures nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Shows what is measured now: the function inside takes it in words. Redrawn once a second, so that it costs nothing."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=1) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda words: bar.update(task, description=words)
 
 
 def print_weights(found: dict[str, Any], console: Console) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from liveloop.settings import Settings
 from liveloop.weights.patch import Bits
@@ -19,7 +18,7 @@ from services.commands.bench.delivery import measure_delivery
 from services.commands.bench.patches import measure_patches
 from services.commands.bench.recorded import LEARNING_RATES, SCOPES, Source, demo_source, record, scoped
 from services.commands.bench.server import find_server, started
-from services.commands.bench.tables import print_weights
+from services.commands.bench.tables import print_weights, progress
 
 _MEASURED = 5
 """Patches of a recording that are measured, its last ones."""
@@ -51,7 +50,7 @@ def bench_weights(settings: Settings, extent: Extent, *, weights_url: str | None
 
 def measure(source: Source, settings: Settings, extent: Extent, *, weights_url: str | None, console: Console) -> dict[str, Any]:
     """Everything, on the directory store and where there is one on Redis; the figures on top are Redis's then."""
-    with _progress(console) as tick:
+    with progress(console) as tick:
         patches = [
             {"lr": rate, "scope": scope, **_patches(scoped(source, scope), settings, rate, extent, tick)}
             for scope in extent.scopes
@@ -85,11 +84,3 @@ def _stores(weights_url: str | None) -> Iterator[list[str | None]]:
     else:
         with started(program) as url:
             yield [None, url]
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str], None]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=1) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda words: bar.update(task, description=words)

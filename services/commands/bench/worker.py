@@ -1,7 +1,7 @@
 """Child processes that are told what to do, and tell what they found, one line of JSON at a time. Knows no measurement.
 
-A child ends when its standard input does: with its parent, however that went. It leads a process group of its own, so that Ctrl-C
-in the terminal reaches the parent alone.
+A child ends when its standard input does, and the kernel kills it when its parent is gone, however that went. It leads a process group
+of its own, so that Ctrl-C in the terminal reaches the parent alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from liveloop.errors import LiveloopError
+from services.commands.processes import tied
 
 _GRACE = 10.0
 """Seconds that a child has to end by itself."""
@@ -31,7 +32,7 @@ class Worker:
         self._module = module
         self._said = TemporaryFile()  # noqa: SIM115  closed with the worker
         self._process = subprocess.Popen(  # noqa: S603  our own arguments
-            [sys.executable, "-P", "-m", module],
+            tied([sys.executable, "-P", "-m", module]),
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

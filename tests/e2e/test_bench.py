@@ -47,7 +47,8 @@ def test_bench_swap_loses_no_request_and_sees_only_published_versions():
 
 def test_ctrl_c_ends_a_benchmark_with_all_that_it_started(tmp_path: Path):
     script = (
-        "from rich.console import Console; from liveloop.settings import load_settings;"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a background shell's children ignore it
+        " from rich.console import Console; from liveloop.settings import load_settings;"
         " from services.commands.bench import swap; from tests.bench_source import tiny_source;"
         " swap.measure(tiny_source(), ['good'], load_settings(), swap.Extent(seconds=600, steps=2), weights_url=None, console=Console())"
     )
@@ -58,7 +59,6 @@ def test_ctrl_c_ends_a_benchmark_with_all_that_it_started(tmp_path: Path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         children = wait_for(lambda: found if len(found := _children(bench.pid)) >= 3 else None, "the processes are started", 240)

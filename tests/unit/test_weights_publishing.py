@@ -730,3 +730,26 @@ def test_a_publisher_that_was_overtaken_deletes_nothing(tmp_path: Path) -> None:
     assert before <= set(store.names())
     assert read_head(store, KEY.public_key()).epoch == 2
     assert np.array_equal(successor.load(2, ""), bits)
+
+
+def test_a_head_signed_under_an_older_epoch_is_refused_whatever_its_revision_and_version(tmp_path: Path, store: DirectoryStore) -> None:
+    versions = Versions(store)
+    stale = read_head(store, KEY.public_key())
+    Publisher(store, KEY, epoch=2).close()
+    pod = started(store)
+    versions.publisher = Publisher(DirectoryStore(copied(tmp_path, "weights", "stale", stale)), KEY, epoch=1)
+    for _ in range(3):
+        versions.publish()
+    (tmp_path / "weights").rename(tmp_path / "newer")
+    (tmp_path / "stale").rename(tmp_path / "weights")
+    assert head_key(read_head(store, KEY.public_key())) == (1, 4)
+    with pytest.raises(StaleHead):
+        pod.next(PATIENCE)
+    assert_holds(pod, versions, 1)
+
+
+def copied(folder: Path, source: str, target: str, head: Head) -> Path:
+    """A store with the same blobs and this head alone."""
+    shutil.copytree(folder / source / "blobs", folder / target / "blobs")
+    DirectoryStore(folder / target).set_head(sign_head(head, KEY), epoch=head.epoch, revision=head.revision, expected=None)
+    return folder / target

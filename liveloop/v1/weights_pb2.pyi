@@ -275,7 +275,7 @@ Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
 @_typing.final
 class PatchHeader(_message.Message):
-    """One part of a patch: how some bf16 values of the flat state change."""
+    """One frame of a patch: how the bf16 values of one range of the flat state change. A patch part is one frame after another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -283,15 +283,24 @@ class PatchHeader(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    PIVOT_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Version of this structure: 1."""
     start: _builtins.int
-    """Index before which this part changes nothing: gaps count from here."""
+    """Index of the range's first value."""
     count: _builtins.int
-    """Values that change."""
+    """Values that change: at least 1."""
+    length: _builtins.int
+    """Values in the range: at most 524,288."""
+    pivot: _builtins.int
+    """What the exponents of the old bit patterns are compared with to tell the groups apart: 0 to 256."""
+    every: _builtins.bool
+    """Whether every value with an exponent below the pivot has a magnitude, and not only those that change."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Lengths in bytes of the three compressed streams that follow: gaps, low bytes, high bytes."""
+        """Lengths in bytes of the streams that follow: gaps, signs, high bytes, and the low bytes of each of the five groups."""
 
     def __init__(
         self,
@@ -300,10 +309,13 @@ class PatchHeader(_message.Message):
         start: _builtins.int = ...,
         count: _builtins.int = ...,
         streams: _abc.Iterable[_builtins.int] | None = ...,
+        length: _builtins.int = ...,
+        pivot: _builtins.int = ...,
+        every: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "format", b"format", "start", b"start", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "every", b"every", "format", b"format", "length", b"length", "pivot", b"pivot", "start", b"start", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

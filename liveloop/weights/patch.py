@@ -1,16 +1,27 @@
 """The patch codec: which bf16 bit patterns changed, and by how much. Knows two buffers; knows no versions, files or signatures.
 
-A part is the length of its PatchHeader (4 bytes, little-endian), the header, and three zstd streams:
+A part is one frame after another, each of how one range of at most RANGE values changes. A frame is the length of its PatchHeader
+(4 bytes, little-endian), the header, and eight streams. All but the second are zstd frames; one that would hold nothing is 0 bytes.
 
-    gaps         how many unchanged values lie before each changed one: 255 * q + r is q bytes of 255 and one byte r < 255
-    low bytes    of the difference new - old of the two bit patterns modulo 2^16, zigzag-coded as a signed 16-bit number
-    high bytes   of the same
+    gaps    for each value found by its gap, in order: how many values of the range lie between it and the one before;
+            255 * q + r is q bytes of 255 and one byte r < 255
+    signs   a bit for each changed value, the first in the highest bit, zeros to the end of the byte: 1 where it went down
+    high    the high bytes of all magnitudes; 0 bytes where all are zero
+    low     five streams: the low bytes of the magnitudes of each group
 
-One training step moves most values by one unit in the last place, so that the low bytes are mostly 1 and 2 and the high bytes 0:
-docs/decisions/0002-patches-carry-bit-pattern-differences.md.
+A value's change is new - old of the two bit patterns modulo 2^16, read as a signed 16-bit number; its magnitude is the absolute value.
+What a step does to a value depends on how large it is: small ones change often, by many units in the last place; large ones seldom, by one.
+So each magnitude belongs to a group, by the exponent of the *old* bit pattern (bits 7 to 14) and the header's `pivot`: below pivot - 3;
+pivot - 3; pivot - 2; pivot - 1; and the rest. Magnitudes and signs come by group, then by position.
+
+Found by their gaps are the changed values: all of them, or with the header's `every` those of the last group alone. Each value of the
+other groups then has a magnitude, 0 where it did not change. Why: docs/decisions/0002-patches-carry-bit-pattern-differences.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import zstandard
@@ -24,99 +35,223 @@ from liveloop.weights.store import BLOB_LIMIT
 Bits = NDArray[np.uint16]
 Positions = NDArray[np.int64]
 
-PART_COUNT = 1 << 18
-"""Changed values in one part at most: with incompressible gaps and values such a part is still below BLOB_LIMIT."""
+RANGE = BLOB_LIMIT // 2
+"""Values that one frame covers at most: work on them stays in a core's cache, and is over in about a millisecond."""
 
-_LEVEL = 1
+_GROUPS = 5
+_LAST = _GROUPS - 1
+_STREAMS = 3 + _GROUPS
 _LENGTH = 4
+_HEADER_LIMIT = 256
+_OFTEN = 3
+"""Exponents of which at least one value in so many changes are below the pivot: a Huffman code takes at least a bit, a gap may take less."""
+_EVERY = 12
+"""Where at least one value in so many changes, `every` is worth the search for small values: about 12 % of the bytes."""
+_SAMPLED, _OF = 256, 4096
+"""One value in 16 is looked at to find the bound, in runs of whole cache lines."""
+
+# Little but Huffman codes: a table of 64 entries finds long runs, and hardly ever the chance repetitions that cost more than they save.
+_PARAMETERS = zstandard.ZstdCompressionParameters(
+    window_log=19, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0, strategy=zstandard.STRATEGY_FAST
+)
 
 
-def difference(old: Bits, new: Bits, *, start: int) -> tuple[Positions, Bits]:
-    """The sorted positions from `start` on at which two states differ, and new - old modulo 2^16 there."""
-    positions = np.flatnonzero(old[start:] != new[start:])
-    positions += start
-    return positions, new[positions] - old[positions]
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one range changes."""
+
+    frames: list[bytes]  # one, or two of half the range where one would be larger than a blob; none where nothing changes
+    positions: Positions  # sorted indices in the flat state
+    values: Bits  # the new bit patterns there
 
 
-def encode(old: Bits, new: Bits, *, start: int) -> list[bytes]:
-    """The parts of the patch that turns `old` into `new`, each at most BLOB_LIMIT bytes; nothing differs before `start`."""
-    positions, deltas = difference(old, new, start=start)
-    return encode_changes(positions, deltas, start=start)
+def encode(old: Bits, new: Bits, *, start: int) -> Change:
+    """How `old` becomes `new`: one range of at most RANGE values, whose first is the flat state's value `start`."""
+    header = PatchHeader(format=1, start=start, length=len(old))
+    header.pivot, header.every = _sampled(old, new)
+    differs = old != new
+    if header.every:
+        differs |= _small(old, header.pivot)
+    listed = np.flatnonzero(differs)
+    before, after = old[listed], new[listed]
+    deltas = after - before
+    frames = _frames(listed, before, deltas, header)
+    if header.every:
+        changed = np.flatnonzero(deltas != 0)
+        listed, after = listed[changed], after[changed]
+    return Change(frames, listed + start, after)
 
 
-def encode_changes(positions: Positions, deltas: Bits, *, start: int) -> list[bytes]:
-    """As `encode`, of what `difference` found."""
-    parts = []
-    for first in range(0, len(positions), PART_COUNT):
-        window = slice(first, first + PART_COUNT)
-        parts += _encode_parts(positions[window], deltas[window], start)
-        start = int(positions[window][-1]) + 1
-    return parts
+def joined(frames: Iterable[bytes]) -> list[bytes]:
+    """Frames as parts, each at most BLOB_LIMIT bytes."""
+    parts: list[list[bytes]] = []
+    size = BLOB_LIMIT
+    for frame in frames:
+        if size + len(frame) > BLOB_LIMIT:
+            parts.append([])
+            size = 0
+        parts[-1].append(frame)
+        size += len(frame)
+    return [b"".join(part) for part in parts]
 
 
-def decode(part: bytes, *, total: int) -> tuple[Positions, Bits]:
-    """The positions, ascending and below `total`, that a part changes, and what to add there modulo 2^16.
+def decode(part: bytes, bits: Bits) -> Iterator[tuple[Positions, Bits]]:
+    """For each frame of a part the positions in `bits`, in no order, and what to add there modulo 2^16.
+
+    A frame is decoded when it is asked for, from the bits of its own range as they are then.
 
     Raises:
-        BlobCorrupt: the part is malformed. Nothing larger than a well-formed part could need is allocated before it is known to be one.
+        BlobCorrupt: the part is malformed. Nothing larger than a well-formed frame could need is allocated before it is known to be one.
     """
-    header, gaps, low, high = _split(part)
-    count, start = header.count, header.start
-    if header.format != 1 or not 0 < count <= PART_COUNT or start + count > total:
-        raise BlobCorrupt("a patch part is of an unknown format or does not fit the layout")
-    steps = _unpack(gaps, at_least=count, at_most=count + (total - start) // 255)
-    zigzag = _unpack(low, at_least=count, at_most=count).astype(np.uint16)
-    zigzag |= _unpack(high, at_least=count, at_most=count).astype(np.uint16) << 8
-    ends = np.flatnonzero(steps != 255)
-    if len(ends) != count or steps[-1] == 255:
-        raise BlobCorrupt("a patch part has another number of gaps than of values")
-    positions = np.cumsum(steps, dtype=np.int64)[ends]
-    positions += np.arange(start, start + count, dtype=np.int64)
-    if positions[-1] >= total:
-        raise BlobCorrupt("a patch part changes values beyond the end of the layout")
-    return positions, (zigzag >> 1) ^ np.negative(zigzag & 1)
+    if not 0 < len(part) <= BLOB_LIMIT:
+        raise BlobCorrupt("a patch part is empty or larger than a blob")
+    rest = memoryview(part)
+    while rest:
+        header, streams, rest = _split(rest)
+        if header.format != 1 or not 0 < header.length <= RANGE or header.start + header.length > len(bits) or header.pivot > 256:
+            raise BlobCorrupt("a patch part is of an unknown format or does not fit the layout")
+        positions, deltas = _decode_frame(header, streams, bits[header.start : header.start + header.length])
+        yield positions + header.start, deltas
 
 
-def _encode_parts(positions: Positions, deltas: Bits, start: int) -> list[bytes]:
-    part = _encode_part(positions, deltas, start)
-    if len(part) <= BLOB_LIMIT:
-        return [part]
-    half = len(positions) // 2  # only a sparse patch of billions of values has gaps this long
-    tail_start = int(positions[half - 1]) + 1
-    return _encode_parts(positions[:half], deltas[:half], start) + _encode_parts(positions[half:], deltas[half:], tail_start)
+def _sampled(old: Bits, new: Bits) -> tuple[int, bool]:
+    """Which pivot, and whether `every`, makes the frame small: judged by one value in 16."""
+    whole = len(old) - len(old) % _OF
+    old, new = (some[:whole].reshape(-1, _OF)[:, :_SAMPLED].ravel() if whole else some for some in (old, new))
+    exponents, differs = _exponents(old), old != new
+    there = np.bincount(exponents, minlength=256)
+    changed = np.bincount(exponents[differs], minlength=256)
+    often = np.flatnonzero((changed * _OFTEN >= there) & (changed > _OFTEN))
+    return (int(often[-1]) + 1, int(changed.sum()) * _EVERY >= len(old)) if len(often) else (0, False)
 
 
-def _encode_part(positions: Positions, deltas: Bits, start: int) -> bytes:
-    gaps = np.diff(positions, prepend=start - 1) - 1
-    runs, rests = np.divmod(gaps, 255)
-    steps = np.full(len(gaps) + int(runs.sum()), 255, np.uint8)
-    steps[np.cumsum(runs + 1) - 1] = rests
-    zigzag = (deltas << 1) ^ np.negative(deltas >> 15)
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    streams = [compressor.compress(stream.tobytes()) for stream in (steps, zigzag.astype(np.uint8), (zigzag >> 8).astype(np.uint8))]
-    header = PatchHeader(format=1, start=start, count=len(positions), streams=[len(stream) for stream in streams]).SerializeToString()
-    return b"".join([len(header).to_bytes(_LENGTH, "little"), header, *streams])
+def _small(old: Bits, pivot: int) -> NDArray[np.bool_]:
+    return (old & 0x7FFF) < (pivot << 7)
 
 
-def _split(part: bytes) -> tuple[PatchHeader, bytes, bytes, bytes]:
-    end = _LENGTH + int.from_bytes(part[:_LENGTH], "little")
+def _exponents(old: Bits) -> NDArray[np.uint8]:
+    return (old >> 7).astype(np.uint8)
+
+
+def _by_group(old: Bits, pivot: int) -> tuple[Positions, list[int]]:
+    """The order of values by group, and how many values each group has."""
+    below = pivot - _LAST
+    groups = np.clip(_exponents(old).astype(np.int16), max(below, 0), pivot) - below
+    order = np.argsort(groups.astype(np.uint8), kind="stable")
+    sizes: list[int] = np.bincount(groups, minlength=_GROUPS).tolist()
+    return order, sizes
+
+
+def _frames(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> list[bytes]:
+    """How the `listed` values of a range are coded."""
+    header.count = int(np.count_nonzero(deltas))
+    if not header.count:
+        return []
+    frame = _frame(listed, old, deltas, header)
+    if len(frame) <= BLOB_LIMIT:
+        return [frame]
+    half = header.length // 2  # only where almost every bit is new is a range longer as a frame than as it is
+    first, second = PatchHeader(), PatchHeader()
+    first.CopyFrom(header)
+    second.CopyFrom(header)
+    first.length, second.start, second.length = half, header.start + half, header.length - half
+    cut = int(np.searchsorted(listed, half))
+    tail = _frames(listed[cut:] - half, old[cut:], deltas[cut:], second)
+    return _frames(listed[:cut], old[:cut], deltas[:cut], first) + tail
+
+
+def _frame(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> bytes:
+    order, sizes = _by_group(old, header.pivot)
+    gaps = _gaps(listed[order[-sizes[_LAST] :]] if header.every and sizes[_LAST] else listed[: 0 if header.every else None])
+    deltas = deltas[order]
+    down = deltas > 0x7FFF
+    magnitudes = np.where(down, np.negative(deltas), deltas)
+    low, high = magnitudes.astype(np.uint8), (magnitudes >> 8).astype(np.uint8)
+    compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
+    streams = [
+        _pack(compressor, gaps),
+        np.packbits(down if header.count == len(down) else down[np.flatnonzero(deltas != 0)]).tobytes(),
+        _pack(compressor, high if high.any() else high[:0]),
+        *(_pack(compressor, group) for group in np.split(low, np.cumsum(sizes[:-1]))),
+    ]
+    header.streams[:] = [len(stream) for stream in streams]
+    content = header.SerializeToString()
+    return b"".join([len(content).to_bytes(_LENGTH, "little"), content, *streams])
+
+
+def _gaps(indices: Positions) -> NDArray[np.uint8]:
+    """The stream of gaps."""
+    gaps = np.diff(indices, prepend=-1) - 1
+    long = np.flatnonzero(gaps >= 255)
+    if not len(long):
+        return gaps.astype(np.uint8)
+    runs = gaps[long] // 255
+    gaps[long] -= 255 * runs
+    return np.insert(gaps.astype(np.uint8), np.repeat(long, runs), 255)
+
+
+def _split(rest: memoryview) -> tuple[PatchHeader, list[memoryview], memoryview]:
+    """The first frame's header and streams, and what follows it."""
+    end = _LENGTH + min(int.from_bytes(rest[:_LENGTH], "little"), _HEADER_LIMIT)
     try:
-        header = PatchHeader.FromString(part[_LENGTH:end])
+        header = PatchHeader.FromString(bytes(rest[_LENGTH:end]))
     except DecodeError as error:
-        raise BlobCorrupt("a patch part has no header") from error
-    if len(part) > BLOB_LIMIT or len(header.streams) != 3 or end + sum(header.streams) != len(part):
-        raise BlobCorrupt("a patch part is not as long as its header says")
-    low = end + header.streams[0]
-    high = low + header.streams[1]
-    return header, part[end:low], part[low:high], part[high:]
+        raise BlobCorrupt("a frame of a patch part has no header") from error
+    if len(header.streams) != _STREAMS or end + sum(header.streams) > len(rest):
+        raise BlobCorrupt("a frame of a patch part is not as long as its header says")
+    streams = []
+    for length in header.streams:
+        streams.append(rest[end : end + length])
+        end += length
+    return header, streams, rest[end:]
 
 
-def _unpack(stream: bytes, *, at_least: int, at_most: int) -> NDArray[np.uint8]:
+def _decode_frame(header: PatchHeader, streams: list[memoryview], old: Bits) -> tuple[Positions, Bits]:
+    gaps, signs, high, *low = streams
+    decompressor = zstandard.ZstdDecompressor()
+    listed = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
+    if header.every:
+        listed = np.concatenate([np.flatnonzero(_small(old, header.pivot)), listed])
+    order, sizes = _by_group(old[listed], header.pivot)
+    magnitudes = np.concatenate([_unpack(decompressor, some, at_least=size, at_most=size) for some, size in zip(low, sizes, strict=True)])
+    deltas = magnitudes.astype(np.uint16)
+    if len(high):
+        deltas |= _unpack(decompressor, high, at_least=len(order), at_most=len(order)).astype(np.uint16) << 8
+    listed = listed[order]
+    if header.every:
+        changed = np.flatnonzero(deltas != 0)
+        listed, deltas = listed[changed], deltas[changed]
+    if len(listed) != header.count or len(signs) != -(-header.count // 8):
+        raise BlobCorrupt("a frame of a patch part changes another number of values than it says")
+    down = np.unpackbits(np.frombuffer(signs, np.uint8), count=len(listed)).astype(np.uint16)
+    return listed, (deltas ^ np.negative(down)) + down
+
+
+def _indices(steps: NDArray[np.uint8], length: int) -> Positions:
+    """The indices that the stream of gaps stands for."""
+    if len(steps) and steps[-1] == 255:
+        raise BlobCorrupt("a frame of a patch part has a gap that does not end")
+    ends = np.flatnonzero(steps != 255)
+    indices = np.cumsum(steps, dtype=np.int64)[ends] + np.arange(len(ends))
+    if len(indices) and indices[-1] >= length:
+        raise BlobCorrupt("a frame of a patch part changes values beyond its range")
+    return indices
+
+
+def _pack(compressor: zstandard.ZstdCompressor, stream: NDArray[np.uint8]) -> bytes:
+    return compressor.compress(stream.data) if len(stream) else b""
+
+
+def _unpack(decompressor: zstandard.ZstdDecompressor, stream: memoryview, *, at_least: int = 0, at_most: int) -> NDArray[np.uint8]:
+    if not len(stream):
+        if at_least:
+            raise BlobCorrupt("a stream of a patch part is missing")
+        return np.empty(0, np.uint8)
     try:
         declared = zstandard.frame_content_size(stream)
-        if not at_least <= declared <= at_most:
+        if not max(at_least, 1) <= declared <= at_most:
             raise BlobCorrupt("a stream of a patch part declares an impossible length")
-        unpacked = zstandard.ZstdDecompressor().decompress(stream, max_output_size=at_most, allow_extra_data=False)
+        unpacked = decompressor.decompress(stream, max_output_size=at_most, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise BlobCorrupt("a stream of a patch part does not decompress") from error
     if len(unpacked) != declared:

@@ -2,5 +2,4 @@
 
 baselines.py    the encoders that patches are compared with
 full_push.py    the whole model through a store, as most systems do it
-patch_size.py   prints how large patches are, on synthetic steps
 """

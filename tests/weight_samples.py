@@ -6,9 +6,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from liveloop.v1.weights_pb2 import Layout, ModelBundle, TensorSpec
-from liveloop.weights.patch import Bits
+from liveloop.weights.patch import CHUNK, Bits, encode, joined
 from liveloop.weights.publisher import Publisher
-from liveloop.weights.state import CHUNK
 from liveloop.weights.store import WeightStore
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -38,6 +37,12 @@ def step(bits: Bits, seed: int, *, changes: int = 300, frozen: int = FROZEN) -> 
     changed = bits.copy()
     changed[positions] = np.where(rng.random(changes) < 0.5, changed[positions] - 1, changed[positions] + 1)
     return changed
+
+
+def patch_of(old: Bits, new: Bits) -> list[bytes]:
+    """The parts of the patch from `old` to `new`."""
+    starts = range(0, len(old), CHUNK)
+    return joined(frame for at in starts for frame in encode(old[at : at + CHUNK], new[at : at + CHUNK], start=at).frames)
 
 
 class Versions:

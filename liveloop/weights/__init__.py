@@ -2,7 +2,7 @@
 
 layout.py       where every tensor lies in the flat state, and the digest of that table
 state.py        FlatState: the bf16 bit patterns and the digests of their 1 MiB chunks
-patch.py        the codec: which bit patterns changed, and by how much
+patch.py        the codec: which bit patterns changed, and by how much, chunk by chunk
 manifest.py     signatures, and the two signed records: a version's manifest and the head
 records.py      Records: manifests and keyframes of a store, and which blobs a version needs
 publisher.py    Publisher: makes versions
@@ -12,6 +12,7 @@ subscriber.py   Subscriber: follows the head and keeps a state equal to each ver
 versioned.py    VersionedState: a flat state that is one version, and how it becomes another
 route.py        how a pod gets from its version to another: a chain of patches or a keyframe
 mirror.py       Mirror: keeps one store like another
+transfer.py     blobs moved a batch at a time, the next while the last is used
 store.py        WeightStore: the port
 directory.py    DirectoryStore: the embedded adapter
 redis.py        RedisStore: the distributed adapter

@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from liveloop.v1.weights_pb2 import ChainLink, Manifest
 from liveloop.weights.manifest import sign
-from liveloop.weights.records import batches
 from liveloop.weights.state import FlatState, chunk_bytes, chunk_count
 from liveloop.weights.store import BLOB_LIMIT, WeightStore, blob_name, named
+from liveloop.weights.transfer import batches
 
 
 class Keyframe:

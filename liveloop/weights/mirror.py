@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import islice
 
 from liveloop.errors import BlobCorrupt, BlobMissing, LiveloopError, Misconfigured, Unavailable
 from liveloop.telemetry import logger
 from liveloop.weights.manifest import head_key, open_head
-from liveloop.weights.records import BATCH, Records
+from liveloop.weights.records import Records
 from liveloop.weights.store import WeightStore
+from liveloop.weights.transfer import batches, read_ahead
 
 _CHECK = 10.0
 """Seconds from one look at everything in the target to the next."""
@@ -54,9 +56,9 @@ class Copier:
         needed = self._records.needs(head, kept=self._kept)
         there = self._copied if self._sure and before == self._head else set()  # with another head it was flushed, or went back
         missing = sorted(self._target.missing(needed - there))
-        for first in range(0, len(missing), BATCH):
-            names = missing[first : first + BATCH]
-            self._target.put(dict(zip(names, self._source.get(names), strict=True)))
+        blobs = read_ahead(self._source, missing)
+        for names in batches(missing):
+            self._target.put(dict(zip(names, islice(blobs, len(names)), strict=True)))
         if before != blob:
             self._target.set_head(blob, epoch=head.epoch, revision=head.revision, expected=expected)
         self._head, self._copied, self._sure = blob, needed, True

@@ -1,7 +1,7 @@
 """The patch codec: which bf16 bit patterns changed, and by how much. Knows two buffers; knows no versions, files or signatures.
 
-A part is one frame after another, each of how one range of at most RANGE values changes. A frame is the length of its PatchHeader
-(4 bytes, little-endian), the header, and eight streams. All but the second are zstd frames; one that would hold nothing is 0 bytes.
+A part is one frame after another, each of how the values of one range within one chunk change, in order. A frame is the length of its
+PatchHeader (4 bytes, little-endian), the header, and eight streams. All but the second are zstd; one that would hold nothing is 0 bytes.
 
     gaps    for each value found by its gap, in order: how many values of the range lie between it and the one before;
             255 * q + r is q bytes of 255 and one byte r < 255
@@ -35,16 +35,17 @@ from liveloop.weights.store import BLOB_LIMIT
 Bits = NDArray[np.uint16]
 Positions = NDArray[np.int64]
 
-RANGE = BLOB_LIMIT // 2
-"""Values that one frame covers at most: work on them stays in a core's cache, and is over in about a millisecond."""
+CHUNK = BLOB_LIMIT // 2
+"""Values in one chunk of a flat state: their bytes are one blob of a keyframe, and work on them is over in about a millisecond."""
 
 _GROUPS = 5
 _LAST = _GROUPS - 1
 _STREAMS = 3 + _GROUPS
+_EXPONENTS = 256
 _LENGTH = 4
 _HEADER_LIMIT = 256
 _OFTEN = 3
-"""Exponents of which at least one value in so many changes are below the pivot: a Huffman code takes at least a bit, a gap may take less."""
+"""Exponents of which at least one value in so many changes are below the pivot: a Huffman code takes a bit or more, a gap may take less."""
 _EVERY = 12
 """Where at least one value in so many changes, `every` is worth the search for small values: about 12 % of the bytes."""
 _SAMPLED, _OF = 256, 4096
@@ -58,15 +59,15 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one range changes."""
+    """How one chunk changes."""
 
-    frames: list[bytes]  # one, or two of half the range where one would be larger than a blob; none where nothing changes
+    frames: list[bytes]  # one, or two of half the chunk where one would be larger than a blob; none where nothing changes
     positions: Positions  # sorted indices in the flat state
     values: Bits  # the new bit patterns there
 
 
 def encode(old: Bits, new: Bits, *, start: int) -> Change:
-    """How `old` becomes `new`: one range of at most RANGE values, whose first is the flat state's value `start`."""
+    """How `old` becomes `new`: one chunk, whose first value is the flat state's value `start`."""
     header = PatchHeader(format=1, start=start, length=len(old))
     header.pivot, header.every = _sampled(old, new)
     differs = old != new
@@ -95,23 +96,33 @@ def joined(frames: Iterable[bytes]) -> list[bytes]:
     return [b"".join(part) for part in parts]
 
 
-def decode(part: bytes, bits: Bits) -> Iterator[tuple[Positions, Bits]]:
-    """For each frame of a part the positions in `bits`, in no order, and what to add there modulo 2^16.
+def decode(parts: Iterable[bytes], bits: Bits) -> Iterator[tuple[Positions, Bits]]:
+    """For each frame of a patch the positions in `bits`, in no order, and what to add there modulo 2^16.
 
-    A frame is decoded when it is asked for, from the bits of its own range as they are then.
+    They lie in one chunk, after those of the frame before. A frame is decoded when it is asked for, from the bits as they are then.
 
     Raises:
-        BlobCorrupt: the part is malformed. Nothing larger than a well-formed frame could need is allocated before it is known to be one.
+        BlobCorrupt: the patch is malformed. Nothing larger than a well-formed frame could need is allocated before it is known to be one.
     """
-    if not 0 < len(part) <= BLOB_LIMIT:
-        raise BlobCorrupt("a patch part is empty or larger than a blob")
-    rest = memoryview(part)
-    while rest:
-        header, streams, rest = _split(rest)
-        if header.format != 1 or not 0 < header.length <= RANGE or header.start + header.length > len(bits) or header.pivot > 256:
-            raise BlobCorrupt("a patch part is of an unknown format or does not fit the layout")
-        positions, deltas = _decode_frame(header, streams, bits[header.start : header.start + header.length])
-        yield positions + header.start, deltas
+    end = 0
+    for part in parts:
+        if not 0 < len(part) <= BLOB_LIMIT:
+            raise BlobCorrupt("a patch part is empty or larger than a blob")
+        rest = memoryview(part)
+        while rest:
+            header, streams, rest = _split(rest)
+            if not _is_sound(header, len(bits)):
+                raise BlobCorrupt("a patch part is of an unknown format or does not fit the layout")
+            if header.start < end:
+                raise BlobCorrupt("the parts of a patch overlap")
+            end = header.start + header.length
+            positions, deltas = _decode_frame(header, streams, bits[header.start : end])
+            yield positions + header.start, deltas
+
+
+def _is_sound(header: PatchHeader, total: int) -> bool:
+    within = header.start % CHUNK + header.length <= CHUNK and header.start + header.length <= total
+    return header.format == 1 and 0 < header.count <= header.length and within and header.pivot <= _EXPONENTS
 
 
 def _sampled(old: Bits, new: Bits) -> tuple[int, bool]:
@@ -119,8 +130,8 @@ def _sampled(old: Bits, new: Bits) -> tuple[int, bool]:
     whole = len(old) - len(old) % _OF
     old, new = (some[:whole].reshape(-1, _OF)[:, :_SAMPLED].ravel() if whole else some for some in (old, new))
     exponents, differs = _exponents(old), old != new
-    there = np.bincount(exponents, minlength=256)
-    changed = np.bincount(exponents[differs], minlength=256)
+    there = np.bincount(exponents, minlength=_EXPONENTS)
+    changed = np.bincount(exponents[differs], minlength=_EXPONENTS)
     often = np.flatnonzero((changed * _OFTEN >= there) & (changed > _OFTEN))
     return (int(often[-1]) + 1, int(changed.sum()) * _EVERY >= len(old)) if len(often) else (0, False)
 
@@ -209,10 +220,11 @@ def _split(rest: memoryview) -> tuple[PatchHeader, list[memoryview], memoryview]
 def _decode_frame(header: PatchHeader, streams: list[memoryview], old: Bits) -> tuple[Positions, Bits]:
     gaps, signs, high, *low = streams
     decompressor = zstandard.ZstdDecompressor()
-    listed = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
-    if header.every:
-        listed = np.concatenate([np.flatnonzero(_small(old, header.pivot)), listed])
+    found = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
+    listed = np.concatenate([np.flatnonzero(_small(old, header.pivot)), found]) if header.every else found
     order, sizes = _by_group(old[listed], header.pivot)
+    if header.every and sizes[_LAST] != len(found):
+        raise BlobCorrupt("a frame of a patch part lists a value twice")
     magnitudes = np.concatenate([_unpack(decompressor, some, at_least=size, at_most=size) for some, size in zip(low, sizes, strict=True)])
     deltas = magnitudes.astype(np.uint16)
     if len(high):

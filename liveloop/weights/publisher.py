@@ -142,7 +142,7 @@ class Publisher:
             self._record.move([*chain, link])
             if self._written and chain[0] == self._written.link:
                 self._written = None
-            self.state.set(staged.positions, staged.values, staged.chunk_digests)
+            self.state.take(staged.changes, staged.chunk_digests)
             self._start_keyframe(link)
             return self._published(link)
 

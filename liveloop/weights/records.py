@@ -16,9 +16,7 @@ from liveloop.weights.channels import Channel, links_of
 from liveloop.weights.manifest import open_manifest
 from liveloop.weights.state import FlatState, chunk_bytes, chunk_count
 from liveloop.weights.store import WeightStore
-
-BATCH = 16
-"""Blobs moved at once: 16 MiB at most."""
+from liveloop.weights.transfer import read_ahead
 
 LINE_LIMIT = 8192
 """Versions from a keyframe on at most: a hundred times what is usual, and a head that names them is smaller than a blob."""
@@ -102,10 +100,10 @@ class Records:
         except DecodeError as error:
             raise BlobCorrupt("the model bundle does not parse") from error
 
-    def patches(self, manifests: Sequence[Manifest]) -> list[list[bytes]]:
-        """The parts of the patches that lead to these versions, in one read."""
-        blobs = iter(self._store.get([name for manifest in manifests for name in manifest.patch_blobs]))
-        return [list(islice(blobs, len(manifest.patch_blobs))) for manifest in manifests]
+    def patches(self, manifests: Sequence[Manifest]) -> list[Iterator[bytes]]:
+        """The parts of the patches that lead to these versions, to be taken in order: most are read while the first are used."""
+        blobs = read_ahead(self._store, [name for manifest in manifests for name in manifest.patch_blobs])
+        return [islice(blobs, len(manifest.patch_blobs)) for manifest in manifests]
 
     def keyframe(self, manifest: Manifest) -> list[bytes]:
         """The digests of a keyframe's chunks, in order, checked against its state digest."""
@@ -124,12 +122,11 @@ class Records:
             raise BlobCorrupt("a keyframe is of another size than the layout")
         bits = np.empty(total, np.uint16) if have is None else have.bits.copy()
         wanted = missing_chunks(digests, have)
-        for batch in batches(wanted):
-            for chunk, blob in zip(batch, self._store.get([digests[chunk].hex() for chunk in batch]), strict=True):
-                place = chunk_bytes(bits, chunk)
-                if len(blob) != len(place):
-                    raise BlobCorrupt("a chunk of a keyframe is of another size than the layout")
-                place[:] = blob
+        for chunk, blob in zip(wanted, read_ahead(self._store, [digests[chunk].hex() for chunk in wanted]), strict=True):
+            place = chunk_bytes(bits, chunk)
+            if len(blob) != len(place):
+                raise BlobCorrupt("a chunk of a keyframe is of another size than the layout")
+            place[:] = blob
         state = FlatState(bits)
         if state.digest != line[0].state_digest:
             raise BlobCorrupt("the restored keyframe is not the state the manifest names")
@@ -157,9 +154,3 @@ def missing_chunks(digests: Sequence[bytes], have: FlatState | None) -> list[int
     """The chunks of a keyframe that a state lacks."""
     known = b"" if have is None else have.chunk_digests
     return [chunk for chunk, digest in enumerate(digests) if known[chunk * 32 : chunk * 32 + 32] != digest]
-
-
-def batches(items: Sequence[int]) -> Iterator[Sequence[int]]:
-    """`items`, BATCH at a time."""
-    for first in range(0, len(items), BATCH):
-        yield items[first : first + BATCH]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from blake3 import blake3
 
 from liveloop.errors import WeightsRefused
 from liveloop.v1.weights_pb2 import Layout
-from liveloop.weights.patch import Bits, Positions, difference, encode_changes
-from liveloop.weights.state import FlatState
+from liveloop.weights.patch import CHUNK, Bits, Change, encode, joined
+from liveloop.weights.state import FlatState, chunk_count, chunk_of, digest_chunks
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""Chunks worked on at once: numpy, zstd and blake3 let other threads run meanwhile."""
 
 _EXPONENT = 0x7F80
 """All ones in a bf16 number that is infinite or not a number."""
@@ -25,37 +31,44 @@ class Staged:
     patch_bytes: int
     parent_digest: bytes  # state digest of what they were compared with
     parts: tuple[bytes, ...]
-    positions: Positions
-    values: Bits  # the new bit patterns at `positions`
+    changes: tuple[Change, ...]  # of the chunks that change
     chunk_digests: bytes
 
 
 def stage(state: FlatState, bits: Bits, layout: Layout) -> Staged:
-    """Compare `bits` (uint16, [layout.total]) with `state`.
+    """Compare `bits` (uint16, [layout.total]) with `state`; chunks of frozen values alone are not looked at.
 
     Raises:
         WeightsRefused: a value that changed is not finite.
         ValueError: `bits` are not of the layout's size, or a frozen value changed.
     """
     check_size(bits, layout)
-    frozen = layout.frozen
-    if not np.array_equal(bits[:frozen], state.bits[:frozen]):
+    chunks = range(layout.frozen // CHUNK, chunk_count(layout.total))
+    digests = bytearray(state.chunk_digests)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="stage") as pool:
+        found = list(pool.map(partial(_stage_chunk, state.bits, bits, digests), chunks))
+    changes = tuple(change for change in found if change.frames)
+    if changes and changes[0].positions[0] < layout.frozen:
         raise ValueError("a frozen value changed")
-    positions, deltas = difference(state.bits, bits, start=frozen)
-    values = bits[positions]
-    check_finite(values)
-    parts = tuple(encode_changes(positions, deltas, start=frozen))
-    chunk_digests = state.digests_with(bits, positions)
+    parts = tuple(joined(frame for change in changes for frame in change.frames))
     return Staged(
-        digest=blake3(chunk_digests).digest(),
-        changed=len(positions),
+        digest=blake3(digests).digest(),
+        changed=sum(len(change.positions) for change in changes),
         patch_bytes=sum(len(part) for part in parts),
         parent_digest=state.digest,
         parts=parts,
-        positions=positions,
-        values=values,
-        chunk_digests=chunk_digests,
+        changes=changes,
+        chunk_digests=bytes(digests),
     )
+
+
+def _stage_chunk(old: Bits, new: Bits, digests: bytearray, chunk: int) -> Change:
+    """How one chunk changes; its digest is brought up to date."""
+    change = encode(chunk_of(old, chunk), chunk_of(new, chunk), start=chunk * CHUNK)
+    if change.frames:
+        check_finite(change.values)
+        digest_chunks(new, [chunk], digests)
+    return change
 
 
 def check_size(bits: Bits, layout: Layout) -> None:

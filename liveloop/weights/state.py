@@ -8,11 +8,7 @@ import numpy as np
 from blake3 import blake3
 
 from liveloop.errors import BlobCorrupt
-from liveloop.weights.patch import Bits, Positions, decode
-from liveloop.weights.store import BLOB_LIMIT
-
-CHUNK = BLOB_LIMIT // 2
-"""Elements in one chunk; its bytes are one blob of a keyframe."""
+from liveloop.weights.patch import CHUNK, Bits, Change, Positions, decode
 
 _DIGEST = 32
 
@@ -40,17 +36,12 @@ class FlatState:
 
     def rehash(self) -> None:
         """Digest every chunk anew."""
-        _digest_chunks(self.bits, range(chunk_count(len(self.bits))), self._digests)
+        digest_chunks(self.bits, range(chunk_count(len(self.bits))), self._digests)
 
-    def digests_with(self, bits: Bits, positions: Positions) -> bytes:
-        """What `chunk_digests` would be with `bits` ([total]), which differ from this state at the sorted `positions` alone."""
-        digests = bytearray(self._digests)
-        _digest_chunks(bits, _touched(positions, len(bits)), digests)
-        return bytes(digests)
-
-    def set(self, positions: Positions, values: Bits, chunk_digests: bytes) -> None:
-        """Write `values` at `positions`, for the chunk digests that `digests_with` gave."""
-        self.bits[positions] = values
+    def take(self, changes: Iterable[Change], chunk_digests: bytes) -> None:
+        """Change, to the state with these chunk digests."""
+        for change in changes:
+            self.bits[change.positions] = change.values
         self._digests[:] = chunk_digests
 
     def assign(self, other: FlatState) -> None:
@@ -58,47 +49,67 @@ class FlatState:
         self.bits[:] = other.bits
         self._digests[:] = other._digests
 
-    def apply(self, parts: Sequence[bytes], digest: bytes) -> Positions:
-        """Apply the parts of one patch in place; see `apply_chain`."""
-        return self.apply_chain([parts], digest)
-
-    def apply_chain(self, patches: Sequence[Sequence[bytes]], digest: bytes) -> Positions:
-        """Apply patches in order, in place, and return the sorted positions that may have changed, each once.
+    def apply_chain(self, patches: Sequence[Iterable[bytes]], digest: bytes) -> Positions:
+        """Apply patches, each of some parts, in order, in place, and return the sorted positions that may have changed, each once.
 
         Raises:
-            BlobCorrupt: a part is malformed, or the result is not the state with this digest. What was overwritten is back then.
+            BlobCorrupt: a part is malformed, or the result is not the state with this digest.
+            WeightsRefused, Unavailable: what the iteration over parts raised. Always, what was overwritten is back then.
         """
-        before = bytes(self._digests)
-        backup = self.bits.copy() if len(patches) > 1 else None  # cheaper than a list of what each patch of many overwrites
-        undo: list[tuple[Positions, Bits]] = []
+        before, overwritten = bytes(self._digests), _Overwritten(self.bits, whole_chunks=len(patches) > 1)
+        done = False
         try:
             for parts in patches:
-                self._add(parts, undo if backup is None else None)
-            touched = np.flatnonzero(self.bits != backup) if backup is not None else _joined(undo)
-            _digest_chunks(self.bits, _touched(touched, len(self.bits)), self._digests)
+                for positions, deltas in decode(parts, self.bits):
+                    values = overwritten.keep(positions)
+                    self.bits[positions] = values + deltas
+            digest_chunks(self.bits, overwritten.chunks, self._digests)
             if self.digest != digest:
                 raise BlobCorrupt("the patched state is not the one the manifest names")
-        except BlobCorrupt:
-            if backup is not None:
-                self.bits[:] = backup
-            for positions, values in undo:
-                self.bits[positions] = values
-            self._digests[:] = before
-            raise
-        return touched
+            done = True
+        finally:
+            if not done:
+                overwritten.put_back()
+                self._digests[:] = before
+        return overwritten.positions()
 
-    def _add(self, parts: Sequence[bytes], undo: list[tuple[Positions, Bits]] | None) -> None:
-        """Apply one patch, noting in `undo` what it overwrites."""
-        end = 0
-        for part in parts:
-            positions, deltas = decode(part, total=len(self.bits))
-            if positions[0] < end:
-                raise BlobCorrupt("the parts of a patch overlap")
-            end = int(positions[-1]) + 1
-            values = self.bits[positions]
-            if undo is not None:
-                undo.append((positions, values))
-            self.bits[positions] = values + deltas
+
+class _Overwritten:
+    """What patches overwrite, to put it back: single values, or whole chunks where that is less than what many patches overwrite."""
+
+    def __init__(self, bits: Bits, *, whole_chunks: bool) -> None:
+        self._bits = bits
+        self._whole_chunks = whole_chunks
+        self._values: list[tuple[Positions, Bits]] = []
+        self.chunks: dict[int, Bits] = {}
+        """The chunks that were touched, and what was there where whole chunks are kept."""
+
+    def keep(self, positions: Positions) -> Bits:
+        """Keep what is at `positions`, all in one chunk, and return it."""
+        chunk = int(positions[0]) // CHUNK
+        values = self._bits[positions]
+        if not self._whole_chunks:
+            self._values.append((positions, values))
+            self.chunks[chunk] = values
+        elif chunk not in self.chunks:
+            self.chunks[chunk] = chunk_of(self._bits, chunk).copy()
+        return values
+
+    def put_back(self) -> None:
+        """Make the bits what they were."""
+        for positions, values in self._values:
+            self._bits[positions] = values
+        if self._whole_chunks:
+            for chunk, values in self.chunks.items():
+                chunk_of(self._bits, chunk)[:] = values
+
+    def positions(self) -> Positions:
+        """The sorted positions of all that was overwritten, each once; of whole chunks, of what differs."""
+        if not self._whole_chunks:
+            found = [np.sort(positions) for positions, _ in self._values]
+        else:
+            found = [np.flatnonzero(chunk_of(self._bits, chunk) != before) + chunk * CHUNK for chunk, before in sorted(self.chunks.items())]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def chunk_count(total: int) -> int:
@@ -106,21 +117,17 @@ def chunk_count(total: int) -> int:
     return -(-total // CHUNK)
 
 
+def chunk_of(bits: Bits, chunk: int) -> Bits:
+    """One chunk, without copying it; the last one may be shorter."""
+    return bits[chunk * CHUNK : (chunk + 1) * CHUNK]
+
+
 def chunk_bytes(bits: Bits, chunk: int) -> memoryview:
-    """The bytes of one chunk, without copying them; the last one may be shorter."""
-    return bits[chunk * CHUNK : (chunk + 1) * CHUNK].data.cast("B")
+    """Its bytes, without copying them."""
+    return chunk_of(bits, chunk).data.cast("B")
 
 
-def _digest_chunks(bits: Bits, chunks: Iterable[int], digests: bytearray) -> None:
+def digest_chunks(bits: Bits, chunks: Iterable[int], digests: bytearray) -> None:
+    """Bring the digests of some chunks up to date."""
     for chunk in chunks:
         digests[chunk * _DIGEST : (chunk + 1) * _DIGEST] = blake3(chunk_bytes(bits, chunk)).digest()
-
-
-def _touched(positions: Positions, total: int) -> list[int]:
-    """The chunks that hold at least one of the sorted positions."""
-    edges = np.searchsorted(positions, np.arange(chunk_count(total) + 1) * CHUNK)
-    return np.flatnonzero(np.diff(edges)).tolist()
-
-
-def _joined(undo: Sequence[tuple[Positions, Bits]]) -> Positions:
-    return np.concatenate([positions for positions, _ in undo]) if undo else np.empty(0, np.int64)

@@ -16,10 +16,10 @@ from liveloop.errors import BlobMissing, WeightsRefused
 from liveloop.v1.weights_pb2 import ChainLink, Head, IncludedFeedback, Layout, Manifest
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import accepted_times, open_head, open_manifest, sign
-from liveloop.weights.patch import decode, encode_changes
+from liveloop.weights.patch import decode
 from liveloop.weights.records import Records
 from liveloop.weights.store import BLOB_LIMIT, blob_name, named
-from tests.weight_samples import KEY, bundle, layout
+from tests.weight_samples import KEY, bundle, finite_bits, layout, patch_of
 
 TOTAL = 4096
 FOREIGN = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -41,11 +41,12 @@ class Blobs:
 def patch(content: bytes) -> None:
     """A part of a patch, as a blob."""
     with suppress(WeightsRefused):
-        positions, deltas = decode(content, total=TOTAL)
-        assert 0 < len(positions) == len(deltas)
-        assert positions[0] >= 0
-        assert positions[-1] < TOTAL
-        assert (np.diff(positions) > 0).all()
+        last = -1
+        for positions, deltas in decode([content], finite_bits(0, TOTAL)):
+            assert 0 < len(positions) == len(deltas) == len(np.unique(positions))
+            assert last < positions.min()
+            last = positions.max()
+            assert last < TOTAL
 
 
 def head(content: bytes) -> None:
@@ -100,9 +101,12 @@ def keyframe(content: bytes) -> None:
 
 def _patches() -> list[bytes]:
     rng = np.random.default_rng(0)
-    choices = [rng.choice(TOTAL, count, replace=False) for count in (1, 40, 400, TOTAL)]
-    deltas = [1, 65_535, 2, 65_534, 0x7F80]
-    return [part for at in choices for part in encode_changes(np.sort(at), rng.choice(np.array(deltas, np.uint16), len(at)), start=0)]
+    old, found = finite_bits(0, TOTAL), []
+    for count in (1, 40, 400, TOTAL):
+        new = old.copy()
+        new[rng.choice(TOTAL, count, replace=False)] += rng.choice(np.array([1, 65_535, 2, 65_534, 0x7F80], np.uint16), count)
+        found += patch_of(old, new)
+    return found
 
 
 def _head() -> bytes:

@@ -18,11 +18,11 @@ from liveloop.errors import BlobCorrupt, WeightsRefused, WrongLayout
 from liveloop.v1.weights_pb2 import ChainLink, Head, Layout, Manifest, Signed, TensorSpec
 from liveloop.weights.layout import check_layout
 from liveloop.weights.manifest import open_head, open_manifest, sign
-from liveloop.weights.patch import PART_COUNT, decode, encode_changes
+from liveloop.weights.patch import CHUNK, decode
 from liveloop.weights.records import LINE_LIMIT, Records
 from liveloop.weights.store import BLOB_LIMIT
 from tests.fuzz.targets import TARGETS
-from tests.weight_samples import KEY
+from tests.weight_samples import KEY, patch_of
 
 _ODD = [0, 1, 2, 127, 128, 254, 255]
 _BOMBS = [zstandard.compress(bytes(1 << 26)), zstandard.compress(b"\xff" * (1 << 26))]
@@ -147,17 +147,17 @@ def test_a_shape_of_absurd_size_is_refused_at_once() -> None:
 def _largest_parts() -> list[bytes]:
     """A part with as many values as fit, one that hardly compresses and one that compresses to nearly nothing."""
     rng = np.random.default_rng(0)
-    positions = np.cumsum(rng.integers(1, 8, PART_COUNT))
-    random = encode_changes(positions, rng.integers(1, 65_536, PART_COUNT, dtype=np.uint16), start=0)
-    uniform = encode_changes(np.arange(PART_COUNT), np.ones(PART_COUNT, np.uint16), start=0)
-    return [random[0], uniform[0]]
+    old = np.zeros(8 * CHUNK, np.uint16)
+    random = rng.integers(1, 65_536, CHUNK, dtype=np.uint16) * (rng.random(CHUNK) < 0.5)
+    return [patch_of(old[:CHUNK], random.astype(np.uint16))[0], patch_of(old, old + np.uint16(1))[0]]
 
 
 def _most_allocated(part: bytes) -> int:
+    bits = np.zeros(8 * CHUNK, np.uint16)
     tracemalloc.start()
     try:
         with suppress(WeightsRefused):
-            decode(part, total=8 * PART_COUNT)
+            list(decode([part], bits))
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from blake3 import blake3
 
-from liveloop.errors import BlobCorrupt, WeightsRefused, WrongLayout
+from liveloop.errors import BlobCorrupt, Unavailable, WeightsRefused, WrongLayout
 from liveloop.v1.weights_pb2 import Layout, TensorSpec
 from liveloop.weights.layout import check_layout, layout_digest
-from liveloop.weights.patch import encode
+from liveloop.weights.patch import CHUNK
 from liveloop.weights.staging import stage
-from liveloop.weights.state import CHUNK, FlatState
-from tests.weight_samples import FROZEN, TOTAL, finite_bits, layout, step
+from liveloop.weights.state import FlatState
+from tests.weight_samples import FROZEN, TOTAL, finite_bits, layout, patch_of, step
 
 
 def test_the_digest_is_over_the_list_of_the_chunks_digests() -> None:
@@ -28,7 +29,7 @@ def test_the_digest_is_over_the_list_of_the_chunks_digests() -> None:
 def test_a_patched_state_equals_the_new_one_and_tells_what_changed() -> None:
     old, new = finite_bits(), step(finite_bits(), 1)
     state = FlatState(old.copy())
-    positions = state.apply(encode(old, new, start=FROZEN), FlatState(new.copy()).digest)
+    positions = state.apply_chain([patch_of(old, new)], FlatState(new.copy()).digest)
     assert np.array_equal(state.bits, new)
     assert state.digest == FlatState(new.copy()).digest
     assert np.array_equal(positions, np.flatnonzero(old != new))
@@ -38,7 +39,7 @@ def test_a_chain_of_patches_is_one_change() -> None:
     versions = [finite_bits()]
     for seed in range(5):
         versions.append(step(versions[-1], seed))
-    patches = [encode(old, new, start=FROZEN) for old, new in pairwise(versions)]
+    patches = [patch_of(old, new) for old, new in pairwise(versions)]
     state = FlatState(versions[0].copy())
     positions = state.apply_chain(patches, FlatState(versions[-1].copy()).digest)
     assert np.array_equal(state.bits, versions[-1])
@@ -50,7 +51,7 @@ def test_a_chain_that_does_not_give_the_promised_state_leaves_the_old_one(length
     versions = [finite_bits()]
     for seed in range(length):
         versions.append(step(versions[-1], seed))
-    patches = [encode(old, new, start=FROZEN) for old, new in pairwise(versions)]
+    patches = [patch_of(old, new) for old, new in pairwise(versions)]
     state = FlatState(versions[0].copy())
     before = state.digest
     for wrong in (bytes(32), before):
@@ -63,20 +64,52 @@ def test_a_chain_that_does_not_give_the_promised_state_leaves_the_old_one(length
 
 def test_a_patch_whose_second_part_is_damaged_leaves_the_old_state() -> None:
     old, new = np.random.default_rng(0).integers(0, 65_536, (2, TOTAL), dtype=np.uint16)
-    parts = encode(old, new, start=0)
+    parts = patch_of(old, new)
     state = FlatState(old.copy())
     with pytest.raises(BlobCorrupt):
-        state.apply([parts[0], parts[1][:-1], *parts[2:]], FlatState(new.copy()).digest)
+        state.apply_chain([[parts[0], parts[1][:-1], *parts[2:]]], FlatState(new.copy()).digest)
     assert np.array_equal(state.bits, old)
     assert state.digest == FlatState(old.copy()).digest
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_store_that_fails_half_way_leaves_the_old_state(length: int) -> None:
+    versions = [finite_bits()]
+    for seed in range(length):
+        versions.append(step(versions[-1], seed))
+
+    def broken_off(parts: list[bytes]) -> Iterator[bytes]:
+        yield from parts
+        raise Unavailable("gone")
+
+    patches = [patch_of(old, new) for old, new in pairwise(versions)]
+    state = FlatState(versions[0].copy())
+    with pytest.raises(Unavailable):
+        state.apply_chain([*patches[:-1], broken_off(patches[-1])], FlatState(versions[-1].copy()).digest)
+    assert np.array_equal(state.bits, versions[0])
+    assert state.digest == FlatState(versions[0].copy()).digest
+
+
+def test_a_state_of_many_chunks_follows_its_patches() -> None:
+    total = 40 * CHUNK + 7
+    versions = [finite_bits(0, total)]
+    for seed in range(2):
+        versions.append(step(versions[-1], seed, changes=500, frozen=0))
+    versions.append(versions[-1] + np.uint16(3))  # every value: several parts
+    patches = [patch_of(old, new) for old, new in pairwise(versions)]
+    for last in (1, 3):
+        state = FlatState(versions[0].copy())
+        positions = state.apply_chain(patches[:last], FlatState(versions[last].copy()).digest)
+        assert np.array_equal(state.bits, versions[last])
+        assert np.array_equal(positions, np.flatnonzero(versions[0] != versions[last]))
+
+
 def test_parts_that_overlap_are_refused() -> None:
     old, new = finite_bits(), step(finite_bits(), 1)
-    (part,) = encode(old, new, start=FROZEN)
+    (part,) = patch_of(old, new)
     state = FlatState(old.copy())
     with pytest.raises(BlobCorrupt, match="overlap"):
-        state.apply([part, part], state.digest)
+        state.apply_chain([[part, part]], state.digest)
     assert np.array_equal(state.bits, old)
 
 

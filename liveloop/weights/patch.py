@@ -59,15 +59,15 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one chunk changes."""
+    """How a range changes."""
 
-    frames: list[bytes]  # one, or two of half the chunk where one would be larger than a blob; none where nothing changes
+    frames: list[bytes]  # one, or two of half the range where one would be larger than a blob; none where nothing changes
     positions: Positions  # sorted indices in the flat state
     values: Bits  # the new bit patterns there
 
 
 def encode(old: Bits, new: Bits, *, start: int) -> Change:
-    """How `old` becomes `new`: one chunk, whose first value is the flat state's value `start`."""
+    """How `old` becomes `new`: a range within one chunk, whose first value is the flat state's value `start`."""
     header = PatchHeader(format=1, start=start, length=len(old))
     header.pivot, header.every = _sampled(old, new)
     differs = old != new

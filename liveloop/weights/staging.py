@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from blake3 import blake3
@@ -13,7 +12,7 @@ from blake3 import blake3
 from liveloop.errors import WeightsRefused
 from liveloop.v1.weights_pb2 import Layout
 from liveloop.weights.patch import CHUNK, Bits, Change, encode, joined
-from liveloop.weights.state import FlatState, chunk_count, chunk_of, digest_chunks
+from liveloop.weights.state import FlatState, chunk_count, digest_chunks
 
 _THREADS = min(4, os.cpu_count() or 1)
 """Chunks worked on at once: numpy, zstd and blake3 let other threads run meanwhile."""
@@ -36,20 +35,21 @@ class Staged:
 
 
 def stage(state: FlatState, bits: Bits, layout: Layout) -> Staged:
-    """Compare `bits` (uint16, [layout.total]) with `state`; chunks of frozen values alone are not looked at.
+    """Compare `bits` (uint16, [layout.total]) with `state`; chunks of nothing but frozen values are not looked at.
 
     Raises:
         WeightsRefused: a value that changed is not finite.
         ValueError: `bits` are not of the layout's size, or a frozen value changed.
     """
     check_size(bits, layout)
-    chunks = range(layout.frozen // CHUNK, chunk_count(layout.total))
+    frozen, boundary = layout.frozen, layout.frozen // CHUNK
+    if not np.array_equal(bits[boundary * CHUNK : frozen], state.bits[boundary * CHUNK : frozen]):
+        raise ValueError("a frozen value changed")
     digests = bytearray(state.chunk_digests)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="stage") as pool:
-        found = list(pool.map(partial(_stage_chunk, state.bits, bits, digests), chunks))
+        chunks = range(boundary, chunk_count(layout.total))
+        found = list(pool.map(lambda chunk: _stage_chunk(state.bits, bits, max(chunk * CHUNK, frozen), digests), chunks))
     changes = tuple(change for change in found if change.frames)
-    if changes and changes[0].positions[0] < layout.frozen:
-        raise ValueError("a frozen value changed")
     parts = tuple(joined(frame for change in changes for frame in change.frames))
     return Staged(
         digest=blake3(digests).digest(),
@@ -62,9 +62,11 @@ def stage(state: FlatState, bits: Bits, layout: Layout) -> Staged:
     )
 
 
-def _stage_chunk(old: Bits, new: Bits, digests: bytearray, chunk: int) -> Change:
-    """How one chunk changes; its digest is brought up to date."""
-    change = encode(chunk_of(old, chunk), chunk_of(new, chunk), start=chunk * CHUNK)
+def _stage_chunk(old: Bits, new: Bits, start: int, digests: bytearray) -> Change:
+    """How a chunk changes from `start` on; its digest is brought up to date."""
+    chunk = start // CHUNK
+    end = (chunk + 1) * CHUNK
+    change = encode(old[start:end], new[start:end], start=start)
     if change.frames:
         check_finite(change.values)
         digest_chunks(new, [chunk], digests)

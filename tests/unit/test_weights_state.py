@@ -91,7 +91,7 @@ def test_a_store_that_fails_half_way_leaves_the_old_state(length: int) -> None:
 
 
 def test_a_state_of_many_chunks_follows_its_patches() -> None:
-    total = 40 * CHUNK + 7
+    total = 12 * CHUNK + 7
     versions = [finite_bits(0, total)]
     for seed in range(2):
         versions.append(step(versions[-1], seed, changes=500, frozen=0))

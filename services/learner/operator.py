@@ -34,10 +34,10 @@ class Operator:
     def promote(self, version: int, by: By) -> None:
         """Bless a version without its evaluation, also one older than the blessed one. Raises NotFound, NotNow, Unavailable."""
         self._publication.require(version)
-        with self._journal.transaction():
+        with self._journal.transaction():  # a head that cannot be written leaves no note
             self._note("promote", version, by)
             self._journal.blessed(version)
-        self._publication.promote(version)
+            self._publication.promote(version)
 
     def rollback(self, to: int, by: By) -> Row:
         """Serve the weights of version `to` again; a second order to the same effect changes nothing.

@@ -223,6 +223,21 @@ def test_a_promotion_moves_the_blessed_version_also_backwards(led: Led, monkeypa
         led.order(lambda client: client.promote(999, **ANN))
 
 
+def test_a_promotion_that_cannot_be_published_leaves_nothing_behind(led: Led, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))
+    version = led.learn()
+
+    def away(version: int) -> None:
+        raise Unavailable("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(led.publisher, "bless", away)
+        led.order(lambda client: client.promote(version, **ANN))
+    assert led.head.blessed == 1 and not led.versions()[version].blessed and led.notes() == []
+    led.order(lambda client: client.promote(version, **ANN))
+    assert led.head.blessed == version
+
+
 @pytest.mark.parametrize(
     ("order", "field"),
     [

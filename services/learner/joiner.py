@@ -150,17 +150,18 @@ class Joiner:
 
     def _take_report(self, report: PodReport) -> float:
         reported_at, flipped_at = unix_seconds(report.reported_at), unix_seconds(report.flipped_at)
+        blessed = next((done.version for done in report.channels if done.channel == CHANNEL_BLESSED), 0)
         self._db.execute(
-            "INSERT INTO pods VALUES (?, ?, ?) ON CONFLICT (pod)"
-            " DO UPDATE SET version = excluded.version, reported_at = excluded.reported_at WHERE excluded.reported_at >= reported_at",
-            (report.pod, report.version, reported_at),
+            "INSERT INTO pods VALUES (?, ?, ?, ?) ON CONFLICT (pod) DO UPDATE SET version = excluded.version, blessed = excluded.blessed,"
+            " reported_at = excluded.reported_at WHERE excluded.reported_at >= reported_at",
+            (report.pod, report.version, blessed, reported_at),
         )
         served = self._db.execute(
             "UPDATE feedback SET state = ?, served_at = ? WHERE state = ? AND version <= ?",
             (State.FEEDBACK_STATE_SERVED, flipped_at, State.FEEDBACK_STATE_TRAINED, report.version),
         )
         self.outcomes[State.FEEDBACK_STATE_SERVED] += served.rowcount
-        if any(done.channel == CHANNEL_BLESSED for done in report.channels):  # there is a canary
+        if blessed:  # there is a canary
             self._db.executemany(
                 "INSERT OR IGNORE INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [

@@ -98,6 +98,7 @@ CREATE TABLE IF NOT EXISTS pins (
 CREATE TABLE IF NOT EXISTS pods (
   pod TEXT PRIMARY KEY,
   version INTEGER NOT NULL,
+  blessed INTEGER NOT NULL,          -- the version that it serves beside it to those outside the canary; 0 where there is none
   reported_at REAL NOT NULL
 );
 

@@ -32,7 +32,7 @@ _NEWEST = 1 << 62
 _VERSIONS = """
 SELECT rows.version, coalesce(versions.parent, 0), kind, row, coalesce(json_array_length(body, '$.new'), 0), coalesce(patch_bytes, 0),
   rows.created_at, blessed_at IS NOT NULL, coalesce(scores, '{}'),
-  (SELECT count(*) FROM pods WHERE pods.version = rows.version AND reported_at > ?),
+  (SELECT count(*) FROM pods WHERE rows.version IN (pods.version, pods.blessed) AND reported_at > ?),
   versions.version IS NOT NULL, EXISTS (SELECT 1 FROM pins WHERE pins.version = rows.version)
 FROM rows LEFT JOIN versions ON versions.version = rows.version LEFT JOIN evaluations ON evaluations.version = rows.version
 WHERE rows.version IS NOT NULL ORDER BY rows.row DESC LIMIT ?

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ import pytest
 from liveloop.errors import Misconfigured, NotFound
 from liveloop.events import Page, Record
 from liveloop.tasks import LabelledExample
+from liveloop.v1.events_pb2 import CHANNEL_BLESSED, ChannelReport, Event, PodReport
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from liveloop.v1.learner_pb2 import VersionState
 from services.learner import lease
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.lease import LEASE_SECONDS, LeaseLost
 from services.learner.micro_batch import MicroBatches
+from services.learner.versions import Score
 from services.learner.view import JournalView
 from tests.servers import wait_until
 from tests.unit.test_joiner import feedback, prediction, prediction_id
@@ -252,6 +256,34 @@ def test_others_read_what_became_of_a_feedback_and_of_versions(tmp_path: Path):
     assert (newest.version, newest.held, newest.feedback, first.current) == (2, True, 1, True)
     journal.published(2, parent=1, manifest="m2", patch_bytes=9)
     assert [version.current for version in view.versions(10)] == [True, False]
+
+
+def test_versions_say_where_they_stand_how_they_did_and_who_serves_them(tmp_path: Path):
+    journal, view = new_journal(tmp_path), JournalView(tmp_path / "learner.db", canary_share=0.1)
+    journal.acquire(0)
+    journal.change("init", RECIPE, {}, b"v1", version=1)
+    for version in (2, 3):
+        journal.change("settle", RECIPE, {}, b"x", version=version)
+    journal.reset(2, RECIPE, b"x", "worse", who="guard")
+    journal.change("settle", RECIPE, {}, b"x")
+    for version in range(1, 5):
+        journal.published(version, parent=version - 1, manifest=f"m{version}", patch_bytes=9)
+    journal.blessed(1)
+    journal.blessed(3)
+    journal.pin(2)
+    journal.evaluated(4, {"task": Score(0.75, 40), "long": Score(0.5, 2)})
+    joiner, now = Joiner(journal.db, labels=LABELS, window=1000.0), time.time()
+    for pod, blessed in (("a", 1), ("b", 2)):
+        report = PodReport(pod=pod, version=4, channels=[ChannelReport(channel=CHANNEL_BLESSED, version=blessed)])
+        report.reported_at.FromMicroseconds(round(now * 1e6))
+        joiner.take(Event(pod_report=report))
+    found = view.versions(10)
+    names = [VersionState.Name(version.state).removeprefix("VERSION_STATE_").lower() for version in found]
+    assert names == ["held", "canary", "rolled_back", "published", "blessed"]
+    assert [version.pods for version in found] == [0, 2, 0, 1, 1]
+    assert [version.pinned for version in found] == [False, False, False, True, False]
+    assert [(score.split, score.accuracy, score.rows) for score in found[1].scores] == [("task", 0.75, 40), ("long", 0.5, 2)]
+    assert found[1].accuracy == 0.75 and not found[0].HasField("accuracy")
 
 
 def test_a_full_disk_is_one_sentence_and_changes_nothing(tmp_path: Path):

@@ -227,7 +227,7 @@ def test_a_promotion_that_cannot_be_published_leaves_nothing_behind(led: Led, mo
     monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))
     version = led.learn()
 
-    def away(version: int) -> None:
+    def away(_: int) -> None:
         raise Unavailable("no space left")
 
     with monkeypatch.context() as patch, pytest.raises(Unavailable):

@@ -46,8 +46,10 @@ check: dev ## linters, types, layers, the contract and its generated code
 nightly: dev system ## every test, with many more examples of each property
 	$(PYTEST) --hypothesis-profile=nightly
 
-bench: install ## freshness, latency and throughput of a loop of its own; `liveloop bench loop --attach` measures a running one
+bench: install ## freshness and throughput of a loop of its own, its weights in motion, and what updates cost
 	$(BIN)/liveloop bench loop
+	$(BIN)/liveloop bench weights
+	$(BIN)/liveloop bench swap
 
 proto: dev ## generate liveloop/v1 from the contract
 	$(call generate,.)

@@ -1,4 +1,4 @@
-"""The whole model through a store, as most systems move weights: written by one, read by many. Knows redis-py and files; knows no patch.
+"""The whole model through a store, as most systems move weights: written by one, read by many. Knows a client of Redis and files; knows no patch.
 
 Run as a module it is a reader: it is told names, reads each, and says when the last one was in its memory.
 """
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
-import redis
-
+from liveloop.weights.redis_client import client_for, parse
 from services.commands.bench.worker import Worker, messages, tell
 
 CHUNK = 4 << 20
@@ -40,7 +39,7 @@ class _Redis:
     """`SET` and `GET`."""
 
     def __init__(self, url: str) -> None:
-        self._client = redis.Redis.from_url(urlunsplit(urlsplit(url)._replace(query="")))
+        self._client = client_for(parse(url), password_file=None, ca_file=None)
 
     def put(self, name: str, content: bytes | memoryview) -> None:
         self._client.set(_PREFIX + name, content)
@@ -75,7 +74,7 @@ class _Folder:
 def place_at(url: str) -> Place:
     """The place at redis://HOST:PORT or file:///FOLDER."""
     parts = urlsplit(url)
-    return _Folder(Path(parts.path)) if parts.scheme == "file" else _Redis(url)
+    return _Folder(Path(unquote(parts.path))) if parts.scheme == "file" else _Redis(url)
 
 
 class FullPush:

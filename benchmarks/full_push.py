@@ -1,4 +1,4 @@
-"""The whole model through a store, as most systems move weights: written by one, read by many. Knows a client of Redis and files; knows no patch.
+"""The whole model through a store, as most systems move weights: written by one, read by many. Knows clients and files; knows no patch.
 
 Run as a module it is a reader: it is told names, reads each, and says when the last one was in its memory.
 """

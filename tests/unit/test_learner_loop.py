@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +43,13 @@ TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 
 class Bench:
     """A learner that can be stopped and started on the same folder."""
 
-    def __init__(self, folder: Path, *, gated: bool = False, canary_share: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, *, gated: bool = False, canary_share: float = 1.0, validation: Sequence[LabelledExample] = TASK_ROWS
+    ) -> None:
         self.folder = folder
         self.gated = gated
         self.canary_share = canary_share
+        self.validation = {f"task:{index}": row for index, row in enumerate(validation)}
         self.key = Ed25519PrivateKey.generate()
         self.bundle, bits = tiny_bundle()
         self.log = SqliteLog(folder / "events.db")
@@ -58,13 +61,12 @@ class Bench:
         task = Classification(self.bundle)
         journal = Journal(self.folder / "learner.db", holder="test")
         assert journal.acquire(1)
-        validation = {f"task:{index}": row for index, row in enumerate(TASK_ROWS)}
         store = DirectoryStore(self.folder / "weights")
         self.publisher = Publisher(store, self.key, epoch=journal.epoch, canary_share=self.canary_share)
         publication = Publication(self.publisher, journal, gated=self.gated)
         batches = MicroBatches(journal.db, TASK_ROWS, task.labels)
         trainer = Trainer(task, self.bundle.layout, CPU)
-        evaluator = Evaluator(task, self.bundle.layout, validation, CPU)
+        evaluator = Evaluator(task, self.bundle.layout, self.validation, CPU)
         self.parts = Parts(
             log=self.log,
             journal=journal,
@@ -77,6 +79,12 @@ class Bench:
         )
         resume(self.parts, RECIPE)
         self.loop = LearnerLoop(self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12))
+
+    def close(self) -> None:
+        self.parts.tensors.close()
+        self.publisher.close()
+        self.parts.journal.close()
+        self.log.close()
 
     def crash(self) -> None:
         """Drop everything without saving, as SIGKILL does, and start again."""
@@ -115,10 +123,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     found = Bench(tmp_path)
     yield found
-    found.parts.tensors.close()
-    found.publisher.close()
-    found.parts.journal.close()
-    found.log.close()
+    found.close()
 
 
 def test_a_lone_thumb_becomes_one_step_and_its_settle_rows(bench: Bench):

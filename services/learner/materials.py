@@ -25,6 +25,9 @@ from services.learner.evaluator import Evaluator
 from services.learner.scope import SCOPE_FILE, parse
 from services.learner.trainer import Recipe, Trainer
 
+_TAKEN = ("task", "feedback")
+"""Splits that are not the user's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Materials:
@@ -36,7 +39,7 @@ class Materials:
     task: Classification
     layout: Layout
     train: list[LabelledExample]
-    validation: list[LabelledExample]
+    labelled: dict[str, LabelledExample]  # by the name of the row: what versions are evaluated on beside feedback
     recipe: Recipe
 
     def trainer(self, device: torch.device) -> Trainer:
@@ -44,8 +47,8 @@ class Materials:
         return Trainer(self.task, self.layout, device)
 
     def evaluator(self, device: torch.device) -> Evaluator:
-        """An evaluator on the validation rows."""
-        return Evaluator(self.task, self.layout, {f"task:{index}": row for index, row in enumerate(self.validation)}, device)
+        """An evaluator on the labelled rows."""
+        return Evaluator(self.task, self.layout, self.labelled, device)
 
 
 def load_materials(settings: Settings, device: torch.device) -> Materials:
@@ -55,8 +58,8 @@ def load_materials(settings: Settings, device: torch.device) -> Materials:
     _check_scope(settings, model.bundle)
     task = Classification(model.bundle)
     train, digest = _rows(settings.data / "task" / "train.jsonl", task.labels)
-    validation, _ = _rows(settings.data / "task" / "validation.jsonl", task.labels)
-    return Materials(store, key, model.epoch, task, model.bundle.layout, train, validation, _recipe(settings, device, digest))
+    labelled = _evaluated(settings.data / "task", task.labels)
+    return Materials(store, key, model.epoch, task, model.bundle.layout, train, labelled, _recipe(settings, device, digest))
 
 
 def _check_scope(settings: Settings, bundle: ModelBundle) -> None:
@@ -103,6 +106,16 @@ def _processor() -> str:
     except OSError:
         lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _evaluated(folder: Path, labels: tuple[str, ...]) -> dict[str, LabelledExample]:
+    """The validation rows as "task:N", and those of each file slices/NAME.jsonl as "NAME:N". Raises Misconfigured."""
+    files = {"task": folder / "validation.jsonl"}
+    for path in sorted((folder / "slices").glob("*.jsonl")):
+        if path.stem in _TAKEN:
+            raise Misconfigured(f"a slice cannot be named {path.stem!r}: rename {path}")
+        files[path.stem] = path
+    return {f"{split}:{number}": row for split, path in files.items() for number, row in enumerate(_rows(path, labels)[0])}
 
 
 def _rows(path: Path, labels: tuple[str, ...]) -> tuple[list[LabelledExample], str]:

@@ -44,8 +44,7 @@ class Study:
 
 def read_study(folder: Path) -> Study:
     """Read and split the study's tweets and movie reviews: always the same texts in the same places, in the same order."""
-    tweets = _in_hash_order(_read(folder, "tweets"))
-    reviews = _in_hash_order(_read(folder, "movieReviewSnippets"))
+    tweets, reviews = read_domain(folder, "tweets"), read_domain(folder, "movieReviewSnippets")
     validation_ends = _TWEETS_TRAIN + _TWEETS_VALIDATION
     return Study(
         tweets_train=tweets[:_TWEETS_TRAIN],
@@ -54,6 +53,11 @@ def read_study(folder: Path) -> Study:
         reviews_stream=reviews[_REVIEWS_TEST:],
         reviews_test=reviews[:_REVIEWS_TEST],
     )
+
+
+def read_domain(folder: Path, domain: str) -> list[RatedText]:
+    """The texts of "tweets", "movieReviewSnippets", "amazonReviewSnippets" or "nytEditorialSnippets", each once, always in one order."""
+    return _in_hash_order(_read(folder, domain))
 
 
 def thumb(item: RatedText, predicted: str, rng: random.Random) -> bool | None:
@@ -65,11 +69,11 @@ def thumb(item: RatedText, predicted: str, rng: random.Random) -> bool | None:
 def _read(folder: Path, domain: str) -> list[RatedText]:
     """Texts with a clear mean that is the same in both files; for 199 tweets it is not: their text and ratings do not belong together."""
     texts: dict[str, tuple[float, str]] = {}
-    for line in (folder / f"{domain}_GroundTruth.txt").read_text("utf-8").splitlines():
+    for line in (folder / f"{domain}_GroundTruth.txt").read_text("utf-8-sig").splitlines():
         number, mean, text = line.split("\t", 2)
         texts[number] = float(mean), text.strip()
     found: list[RatedText] = []
-    for line in (folder / f"{domain}_anonDataRatings.txt").read_text("utf-8").splitlines():
+    for line in (folder / f"{domain}_anonDataRatings.txt").read_text("utf-8-sig").splitlines():
         number, mean, _, scores = line.split("\t")
         stated, text = texts[number]
         if abs(stated - float(mean)) < 1e-3 and abs(stated) >= _CLEAR:

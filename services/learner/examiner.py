@@ -21,7 +21,7 @@ from services.learner.micro_batch import MicroBatches
 from services.learner.publication import Publication
 from services.learner.trainer import Trainer
 from services.learner.verdict import Comparison, Decision, Verdict, Verdicts, compare, split_of
-from services.learner.versions import Score
+from services.learner.versions import ANCHOR_AGE, Score
 
 SLICE = 16
 """Rows in one slice: about 0.1 s of MiniLM on two cores, the most that a thumb waits for it."""
@@ -35,8 +35,6 @@ _CREDIT_LIMIT = 1.0
 """Seconds of evaluation that busy times can save up, and that quiet times can overdraw."""
 _HELD_OUT_ROWS = 500
 """Newest held-out feedbacks in an evaluation: a standard error of 2 points."""
-_ANCHOR_AGE = 3600.0
-"""Seconds that the anchor's blessing lies back at the least: what creeps is compared with where it was then."""
 
 _log = telemetry.logger(part="examiner")
 
@@ -173,7 +171,7 @@ class Examiner:
         chosen = dict(islice(self._evaluator.rows(held_out).items(), rows))
         candidate = self._contestant(version)
         assert candidate is not None
-        anchor = self._journal.anchor(time.time() - _ANCHOR_AGE) if rows is None else None
+        anchor = self._journal.anchor(ANCHOR_AGE) if rows is None else None
         others = [self._contestant(other) for other in dict.fromkeys((self._publication.blessed, anchor)) if other and other != version]
         examination = _Examination(candidate, tuple(one for one in others if one), chosen, tuple(chosen), rows is not None)
         if rows is None:

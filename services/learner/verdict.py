@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -44,25 +44,39 @@ class Comparison:
         return f"{100 * self.drop:.1f} points fewer right answers, {errors:.1f} standard errors, on {self.rows} rows"
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How two versions answered the rows of one split."""
+
+    rows: int
+    lost: int  # answered right by the other alone
+    won: int  # answered right by this one alone
+
+
 def compare(ours: Answers, theirs: Answers) -> Comparison:
-    """Paired by row. The error is that of McNemar's test (1947): only rows on which the two differ, in either direction, carry any."""
-    counts: dict[str, list[int]] = {}  # by split: rows, right by them alone, right by us alone
+    """Paired by row."""
+    counts: dict[str, list[int]] = {}
     for row in ours.keys() & theirs.keys():
         count = counts.setdefault(split_of(row), [0, 0, 0])
         count[0] += 1
         if ours[row] != theirs[row]:
             count[1 if theirs[row] else 2] += 1
-    total = sum(_weight(rows) for rows, _, _ in counts.values())
+    return combine([Count(*count) for count in counts.values()])
+
+
+def combine(splits: Sequence[Count]) -> Comparison:
+    """The error is that of McNemar's test (1947): only rows on which the two differ, in either direction, carry any."""
+    total = sum(_weight(split) for split in splits)
     drop = variance = 0.0
-    for rows, lost, won in counts.values():
-        share = _weight(rows) / total / rows
-        drop += share * (lost - won)
-        variance += share * share * (lost + won)
-    return Comparison(sum(rows for rows, _, _ in counts.values()), drop, math.sqrt(variance))
+    for split in splits:
+        share = _weight(split) / total / split.rows
+        drop += share * (split.lost - split.won)
+        variance += share * share * (split.lost + split.won)
+    return Comparison(sum(split.rows for split in splits), drop, math.sqrt(variance))
 
 
-def _weight(rows: int) -> int:
-    return min(rows, _FULL_WEIGHT)
+def _weight(split: Count) -> int:
+    return min(split.rows, _FULL_WEIGHT)
 
 
 class Decision(Enum):

@@ -10,6 +10,8 @@ from liveloop.errors import NotFound
 from services.learner.lease import LeasedDatabase
 
 _HOUR = 3600.0
+ANCHOR_AGE = _HOUR
+"""Seconds that the anchor's blessing lies back at the least: what creeps is compared with where it was then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,14 @@ class Versions(LeasedDatabase):
             raise NotFound(f"version {version} was never published")
         return str(found[0])
 
-    def anchor(self, before: float) -> int | None:
-        """The version that stands for what was blessed at the time `before`, Unix seconds: the first one blessed in that clock hour.
+    def anchor(self, age: float) -> int | None:
+        """The version that stands for what was blessed `age` seconds ago: the first one blessed in the clock hour in which that was.
 
         None where there was none since the last reset: a reset begins anew.
         """
         since = self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0]
         query = "SELECT version, blessed_at FROM versions WHERE version >= ? AND blessed_at {} ? ORDER BY blessed_at {} LIMIT 1"
-        newest = self.db.execute(query.format("<=", "DESC"), (since, before)).fetchone()
+        newest = self.db.execute(query.format("<=", "DESC"), (since, self._clock() - age)).fetchone()
         if newest is None:
             return None
         first = self.db.execute(query.format(">=", "ASC"), (since, newest[1] // _HOUR * _HOUR)).fetchone()
@@ -99,5 +101,5 @@ class Versions(LeasedDatabase):
             ("SELECT version FROM pins", ()),
         ]
         found = {version for query, parameters in queries for (version,) in self.db.execute(query, parameters)}
-        anchors = (self.anchor(self._clock() - age) for age in (0.0, _HOUR))
+        anchors = (self.anchor(0.0), self.anchor(ANCHOR_AGE))
         return sorted(found.union(version for version in anchors if version is not None))

@@ -57,7 +57,8 @@ def unread(feedback_id: str) -> None:
 
 
 def versions(found: Sequence[learner_pb2.Version], now: float) -> None:
-    """One row a version, in 80 columns. `now` is in Unix seconds."""
+    """One row a version, in 80 columns, one column for each split of an evaluation. `now` is in Unix seconds."""
+    splits = list(dict.fromkeys(score.split for one in found for score in one.scores))
     rows = [
         (
             f"{one.version} {'*' * one.current}{'+' * one.pinned}",
@@ -69,12 +70,13 @@ def versions(found: Sequence[learner_pb2.Version], now: float) -> None:
             _size(one.patch_bytes),
             _age(now - one.created_at.ToNanoseconds() / 1e9) if one.created_at.seconds else "",
             str(one.pods),
-            ", ".join(f"{score.split} {score.accuracy:.3f}" for score in one.scores),
+            *_percentages(one, splits),
         )
         for one in found
     ]
-    _table(("version", "parent", "state", "kind", "step", "fb", "patch", "age", "pods", "right answers"), rows, gap=1)
-    Console().print(Text("* current  + pinned  fb: feedback it newly includes", style="dim"))
+    _table(("version", "parent", "state", "kind", "step", "fb", "patch", "age", "pods", *splits), rows, gap=1)
+    right = f"  {', '.join(splits)}: % right" if splits else ""
+    Console(soft_wrap=True).print(Text(f"* current  + pinned  fb: new feedback{right}", style="dim"))
 
 
 def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
@@ -86,6 +88,12 @@ def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
         console.print(Text(f"  {one.signal}, {_time(one.accepted_at)}{step}: {one.reason}", style="dim"))
     more = f", {len(found.feedback)} shown" if found.total > len(found.feedback) else ""
     console.print(Text(f"{found.total} in quarantine{more}"))
+
+
+def _percentages(version: learner_pb2.Version, splits: Sequence[str]) -> list[str]:
+    """How a version did on each of `splits`; empty where it was not evaluated."""
+    found = {score.split: f"{100 * score.accuracy:.1f}" for score in version.scores}
+    return [found.get(split, "") for split in splits]
 
 
 def _short(name: str, prefix: str) -> str:

@@ -39,8 +39,19 @@ class LeasedDatabase:
             raise Misconfigured(f"the journal {path} cannot be opened: {error}") from error
 
     def acquire(self, at_least: int) -> bool:
-        """Take the lease with an epoch above `at_least` and all earlier ones, if nobody else's still runs."""
-        with _translated(), self._immediate():
+        """Take the lease with an epoch above `at_least` and all earlier ones, if nobody else's still runs.
+
+        A file that stays locked is its holder's, who was stopped in the middle of a transaction: nobody else may write yet.
+        """
+        try:
+            return self._take(at_least)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                return False
+            raise _unwritable(error) from error
+
+    def _take(self, at_least: int) -> bool:
+        with self._immediate():
             epoch, holder, deadline = self.db.execute("SELECT epoch, holder, deadline FROM lease").fetchone()
             now = self._clock()
             if deadline >= now and holder != self._holder:
@@ -127,6 +138,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        full = "full" in str(error) or "disk" in str(error)
-        hint = "free some disk space and start the learner again" if full else "is another program using it?"
-        raise Misconfigured(f"the journal cannot be written ({error}): {hint}") from error
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: sqlite3.OperationalError) -> Misconfigured:
+    full = "full" in str(error) or "disk" in str(error)
+    hint = "free some disk space and start the learner again" if full else "is another program using it?"
+    return Misconfigured(f"the journal cannot be written ({error}): {hint}")

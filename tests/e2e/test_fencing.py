@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import threading
@@ -16,13 +17,16 @@ from pathlib import Path
 import pytest
 
 from liveloop import keys
+from liveloop.errors import WeightsRefused
 from liveloop.settings import Settings
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.weights_pb2 import Head
 from liveloop.weights import open_store
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_head
+from liveloop.weights.mirror import Copier
 from liveloop.weights.publisher import Publisher
+from liveloop.weights.store import WeightStore
 from services.commands.processes import free_settings
 from services.learner.__main__ import _STANDBY_POLL
 from services.learner.lease import LEASE_SECONDS
@@ -128,6 +132,27 @@ def test_a_standby_takes_over_when_the_active_learner_is_killed_and_pods_serve_o
     assert seen.is_good()
     assert after > before
     assert LEASE_SECONDS + _STANDBY_POLL < 5.0  # what a takeover waits for, at the most
+
+
+def test_a_learner_leads_above_a_greater_epoch_that_redis_has_as_after_a_backup_was_put_back(two: Two, tmp_path: Path) -> None:
+    settings = two.pod.settings
+    shutil.copytree(settings.data / "weights", tmp_path / "weights")
+    elsewhere = DirectoryStore(tmp_path / "weights")
+    ahead = two.heads()[0].epoch + 50
+    with Publisher(elsewhere, keys.signing_key(settings), epoch=ahead), open_store(settings.weights) as store:
+        head = elsewhere.head()
+        assert head is not None
+        wait_for(lambda: copied(head, elsewhere, store), "Redis has the other's head")
+        judged_and_served(two.pod, two.active())
+    assert two.heads()[0].epoch == two.heads()[1].epoch > ahead
+
+
+def copied(head: bytes, source: WeightStore, target: WeightStore) -> bool:
+    try:
+        Copier(source, target, take_over=True).copy(head)
+    except WeightsRefused:
+        return False  # the learner's mirror was between our two looks
+    return True
 
 
 @dataclass(frozen=True)

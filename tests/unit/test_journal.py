@@ -90,6 +90,17 @@ def test_a_held_lease_outlasts_what_takes_long_but_not_what_hangs(tmp_path: Path
     other.renew()
 
 
+def test_a_holder_that_was_stopped_in_a_transaction_is_waited_for(tmp_path: Path):
+    clock = Clock()
+    holder, other = new_journal(tmp_path, "one", clock), new_journal(tmp_path, "two", clock)
+    other.db.execute("PRAGMA busy_timeout = 50")
+    assert holder.acquire(0)
+    with holder.transaction():
+        clock.now += LEASE_SECONDS + 1
+        assert not other.acquire(0)
+    assert other.acquire(0)
+
+
 def deadline(journal: Journal) -> float:
     return float(journal.db.execute("SELECT deadline FROM lease").fetchone()[0])
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import zstandard
@@ -48,8 +49,8 @@ _OFTEN = 3
 """Exponents of which at least one value in so many changes are below the pivot: a Huffman code takes a bit or more, a gap may take less."""
 _EVERY = 12
 """Where at least one value in so many changes, `every` is worth the search for small values: about 12 % of the bytes."""
-_SAMPLED, _OF = 256, 4096
-"""One value in 16 is looked at to find the bound, in runs of whole cache lines."""
+_SAMPLED, _OF = 128, 4096
+"""One value in 32 is looked at to find the pivot, in runs of whole cache lines."""
 
 # Little but Huffman codes: a table of 64 entries finds long runs, and hardly ever the chance repetitions that cost more than they save.
 _PARAMETERS = zstandard.ZstdCompressionParameters(
@@ -96,8 +97,8 @@ def joined(frames: Iterable[bytes]) -> list[bytes]:
     return [b"".join(part) for part in parts]
 
 
-def decode(parts: Iterable[bytes], bits: Bits) -> Iterator[tuple[Positions, Bits]]:
-    """For each frame of a patch the positions in `bits`, in no order, and what to add there modulo 2^16.
+def decode(parts: Iterable[bytes], bits: Bits) -> Iterator[tuple[Positions, Bits, Bits]]:
+    """For each frame of a patch the positions in `bits`, sorted, what is there, and what is to be there.
 
     They lie in one chunk, after those of the frame before. A frame is decoded when it is asked for, from the bits as they are then.
 
@@ -116,8 +117,8 @@ def decode(parts: Iterable[bytes], bits: Bits) -> Iterator[tuple[Positions, Bits
             if header.start < end:
                 raise BlobCorrupt("the parts of a patch overlap")
             end = header.start + header.length
-            positions, deltas = _decode_frame(header, streams, bits[header.start : end])
-            yield positions + header.start, deltas
+            listed, before, deltas = _decode_frame(header, streams, bits[header.start : end])
+            yield listed + header.start, before, before + deltas
 
 
 def _is_sound(header: PatchHeader, total: int) -> bool:
@@ -126,7 +127,7 @@ def _is_sound(header: PatchHeader, total: int) -> bool:
 
 
 def _sampled(old: Bits, new: Bits) -> tuple[int, bool]:
-    """Which pivot, and whether `every`, makes the frame small: judged by one value in 16."""
+    """Which pivot, and whether `every`, makes the frame small: judged by one value in 32."""
     whole = len(old) - len(old) % _OF
     old, new = (some[:whole].reshape(-1, _OF)[:, :_SAMPLED].ravel() if whole else some for some in (old, new))
     exponents, differs = _exponents(old), old != new
@@ -144,13 +145,17 @@ def _exponents(old: Bits) -> NDArray[np.uint8]:
     return (old >> 7).astype(np.uint8)
 
 
+@lru_cache
+def _group_of(pivot: int) -> NDArray[np.uint8]:
+    """The group of each exponent."""
+    return np.clip(np.arange(_EXPONENTS) - (pivot - _LAST), 0, _LAST).astype(np.uint8)
+
+
 def _by_group(old: Bits, pivot: int) -> tuple[Positions, list[int]]:
     """The order of values by group, and how many values each group has."""
-    below = pivot - _LAST
-    groups = np.clip(_exponents(old).astype(np.int16), max(below, 0), pivot) - below
-    order = np.argsort(groups.astype(np.uint8), kind="stable")
+    groups = _group_of(pivot)[_exponents(old)]
     sizes: list[int] = np.bincount(groups, minlength=_GROUPS).tolist()
-    return order, sizes
+    return np.argsort(groups, kind="stable"), sizes
 
 
 def _frames(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> list[bytes]:
@@ -217,34 +222,50 @@ def _split(rest: memoryview) -> tuple[PatchHeader, list[memoryview], memoryview]
     return header, streams, rest[end:]
 
 
-def _decode_frame(header: PatchHeader, streams: list[memoryview], old: Bits) -> tuple[Positions, Bits]:
+def _decode_frame(header: PatchHeader, streams: list[memoryview], old: Bits) -> tuple[Positions, Bits, Bits]:
+    """The indices in the range that change, what is there, and the differences."""
     gaps, signs, high, *low = streams
     decompressor = zstandard.ZstdDecompressor()
-    found = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
-    listed = np.concatenate([np.flatnonzero(_small(old, header.pivot)), found]) if header.every else found
-    order, sizes = _by_group(old[listed], header.pivot)
+    listed = found = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
+    if header.every:
+        listed = np.sort(np.concatenate([np.flatnonzero(_small(old, header.pivot)), found]))
+    before = old[listed]
+    order, sizes = _by_group(before, header.pivot)
     if header.every and sizes[_LAST] != len(found):
         raise BlobCorrupt("a frame of a patch part lists a value twice")
-    magnitudes = np.concatenate([_unpack(decompressor, some, at_least=size, at_most=size) for some, size in zip(low, sizes, strict=True)])
-    deltas = magnitudes.astype(np.uint16)
+    stream = np.concatenate([_unpack(decompressor, some, at_least=size, at_most=size) for some, size in zip(low, sizes, strict=True)])
+    magnitudes = stream.astype(np.uint16)
     if len(high):
-        deltas |= _unpack(decompressor, high, at_least=len(order), at_most=len(order)).astype(np.uint16) << 8
-    listed = listed[order]
+        magnitudes |= _unpack(decompressor, high, at_least=len(order), at_most=len(order)).astype(np.uint16) << 8
+    deltas = np.empty_like(magnitudes)
+    deltas[order] = _signed(magnitudes, np.frombuffer(signs, np.uint8), header.count)
     if header.every:
         changed = np.flatnonzero(deltas != 0)
-        listed, deltas = listed[changed], deltas[changed]
-    if len(listed) != header.count or len(signs) != -(-header.count // 8):
+        listed, before, deltas = listed[changed], before[changed], deltas[changed]
+    return listed, before, deltas
+
+
+def _signed(magnitudes: Bits, signs: NDArray[np.uint8], count: int) -> Bits:
+    """The differences with these magnitudes, `count` of which are not zero."""
+    changed = np.flatnonzero(magnitudes != 0)
+    if len(changed) != count or len(signs) != -(-count // 8):
         raise BlobCorrupt("a frame of a patch part changes another number of values than it says")
-    down = np.unpackbits(np.frombuffer(signs, np.uint8), count=len(listed)).astype(np.uint16)
-    return listed, (deltas ^ np.negative(down)) + down
+    down = np.unpackbits(signs, count=count).astype(np.uint16)
+    if count == len(magnitudes):
+        return (magnitudes ^ np.negative(down)) + down
+    magnitudes[changed] = (magnitudes[changed] ^ np.negative(down)) + down
+    return magnitudes
 
 
 def _indices(steps: NDArray[np.uint8], length: int) -> Positions:
     """The indices that the stream of gaps stands for."""
     if len(steps) and steps[-1] == 255:
         raise BlobCorrupt("a frame of a patch part has a gap that does not end")
-    ends = np.flatnonzero(steps != 255)
-    indices = np.cumsum(steps, dtype=np.int64)[ends] + np.arange(len(ends))
+    indices = np.cumsum(steps, dtype=np.int64)
+    runs = steps == 255
+    if runs.any():
+        indices = indices[~runs]
+    indices += np.arange(len(indices))
     if len(indices) and indices[-1] >= length:
         raise BlobCorrupt("a frame of a patch part changes values beyond its range")
     return indices

@@ -60,9 +60,9 @@ class FlatState:
         done = False
         try:
             for parts in patches:
-                for positions, deltas in decode(parts, self.bits):
-                    values = overwritten.keep(positions)
-                    self.bits[positions] = values + deltas
+                for positions, old, new in decode(parts, self.bits):
+                    overwritten.keep(positions, old)
+                    self.bits[positions] = new
             digest_chunks(self.bits, overwritten.chunks, self._digests)
             if self.digest != digest:
                 raise BlobCorrupt("the patched state is not the one the manifest names")
@@ -84,16 +84,14 @@ class _Overwritten:
         self.chunks: dict[int, Bits] = {}
         """The chunks that were touched, and what was there where whole chunks are kept."""
 
-    def keep(self, positions: Positions) -> Bits:
-        """Keep what is at `positions`, all in one chunk, and return it."""
+    def keep(self, positions: Positions, values: Bits) -> None:
+        """Keep `values`, which are at the sorted `positions`, all in one chunk."""
         chunk = int(positions[0]) // CHUNK
-        values = self._bits[positions]
         if not self._whole_chunks:
             self._values.append((positions, values))
             self.chunks[chunk] = values
         elif chunk not in self.chunks:
             self.chunks[chunk] = chunk_of(self._bits, chunk).copy()
-        return values
 
     def put_back(self) -> None:
         """Make the bits what they were."""
@@ -106,7 +104,7 @@ class _Overwritten:
     def positions(self) -> Positions:
         """The sorted positions of all that was overwritten, each once; of whole chunks, of what differs."""
         if not self._whole_chunks:
-            found = [np.sort(positions) for positions, _ in self._values]
+            found = [positions for positions, _ in self._values]
         else:
             found = [np.flatnonzero(chunk_of(self._bits, chunk) != before) + chunk * CHUNK for chunk, before in sorted(self.chunks.items())]
         return np.concatenate(found) if found else np.empty(0, np.int64)

@@ -10,7 +10,7 @@ import torch
 from blake3 import blake3
 
 from liveloop.tasks import Task
-from liveloop.tasks.flat import narrow, widen
+from liveloop.tasks.flat import widen
 from liveloop.v1.weights_pb2 import Layout
 from services.learner.micro_batch import MicroBatch
 
@@ -75,6 +75,7 @@ class Trainer:
         self._optimizer.state[self._parameter] = self._moments
         self.bits = np.zeros(layout.total, dtype=np.uint16)
         """The served state, [layout.total]: kept up to date by every method that changes it."""
+        self._served = torch.from_numpy(self.bits[self._frozen :]).view(torch.bfloat16)  # the same memory
 
     def compute(self, batch: MicroBatch, recipe: Recipe, row: int) -> StepReport:
         """Gradients of `L_task + feedback_weight * L_FB` on one micro-batch. Changes nothing that `apply` does not use up."""
@@ -124,4 +125,4 @@ class Trainer:
         return {"master": self._parameter.detach(), "ema": self._ema, **self._moments}
 
     def _serve(self) -> None:
-        self.bits[self._frozen :] = narrow(self._ema)
+        self._served.copy_(self._ema)  # to nearest, ties to even

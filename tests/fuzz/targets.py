@@ -42,11 +42,11 @@ def patch(content: bytes) -> None:
     """A part of a patch, as a blob."""
     with suppress(WeightsRefused):
         last = -1
-        for positions, deltas in decode([content], finite_bits(0, TOTAL)):
-            assert 0 < len(positions) == len(deltas) == len(np.unique(positions))
-            assert last < positions.min()
-            last = positions.max()
-            assert last < TOTAL
+        for positions, before, after in decode([content], finite_bits(0, TOTAL)):
+            assert 0 < len(positions) == len(before) == len(after)
+            assert last < positions[0] <= positions[-1] < TOTAL
+            assert (np.diff(positions) > 0).all()
+            last = positions[-1]
 
 
 def head(content: bytes) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 
 from liveloop import cli, recent
 from liveloop.errors import InvalidInput, NotFound, NotNow, Overloaded
+from liveloop.settings import Settings
 from liveloop.v1.inference_pb2 import Prediction
+from services import commands
 from tests.unit.fake_services import FakeLoop, serve
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -285,3 +288,17 @@ def test_without_the_services_their_commands_say_where_they_run(tmp_path: Path):
         done = subprocess.run([*command, name, "--anything", "else"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert re.fullmatch(r"liveloop: `liveloop \w+` runs from a clone or the image; [^\n]+\n", done.stderr)
+
+
+@pytest.mark.parametrize(("options", "environment", "expected"), [([], "", False), (["--take-over"], "", True), ([], "true", True)])
+def test_up_takes_over_another_models_head_only_when_told_to(
+    options: list[str], environment: str, *, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr("services.commands.up.up", lambda settings, _console: seen.append(settings))
+    if environment:
+        monkeypatch.setenv("LIVELOOP_TAKE_OVER", environment)
+    app = typer.Typer()
+    commands.register(app)
+    app(["up", *options], standalone_mode=False)
+    assert [settings.take_over for settings in seen] == [expected]

@@ -1,7 +1,7 @@
 """The distributed weight store: Redis. Knows keys and commands; knows nothing of what blobs mean, nor of where the server is.
 
     {PREFIX}:blob:NAME    a blob
-    {PREFIX}:head         a hash: epoch, revision, head
+    {PREFIX}:head         a hash: epoch, revision, head, and the digest of these three; where it does not match there is no head
     {PREFIX}:moved        a channel: told after every new head
 
 PREFIX is `liveloop`, or what the URL's query names (`?prefix=x`); the braces put everything on one node of a cluster. Redis is a copy
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import redis
+from blake3 import blake3
 
 from liveloop.errors import BlobMissing, HeadConflict, Unavailable
 from liveloop.weights.manifest import HeadKey
@@ -35,7 +36,8 @@ _BATCH = 16
 _NAMES = 1000
 """Names in one command at most."""
 
-# KEYS: head, channel. ARGV: expected epoch and revision (empty: none), new epoch, revision, head. Answers what is there when it refuses.
+# KEYS: head, channel. ARGV: expected epoch and revision (empty: none), new epoch, revision, head, digest. Answers what is there when it
+# refuses.
 _SET_HEAD = """
 local there = redis.call('HMGET', KEYS[1], 'epoch', 'revision', 'head')
 if there[3] == ARGV[5] then return {} end
@@ -45,9 +47,15 @@ if epoch ~= '' then
   local e, r, ne, nr = tonumber(epoch), tonumber(revision), tonumber(ARGV[3]), tonumber(ARGV[4])
   if ne < e or (ne == e and nr <= r) then return {epoch, revision} end
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'revision', ARGV[4], 'head', ARGV[5])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'revision', ARGV[4], 'head', ARGV[5], 'digest', ARGV[6])
 redis.call('PUBLISH', KEYS[2], ARGV[3] .. '-' .. ARGV[4])
 return {}
+"""
+
+# KEYS: head. ARGV: the digest that does not match, the head it stands beside.
+_DROP_DAMAGED = """
+local there = redis.call('HMGET', KEYS[1], 'digest', 'head')
+if (there[1] or '') == ARGV[1] and (there[2] or '') == ARGV[2] then redis.call('UNLINK', KEYS[1]) end
 """
 
 
@@ -99,15 +107,19 @@ class RedisStore:
         return absent
 
     def head(self) -> bytes | None:
-        """The head."""
+        """The head, if it is whole."""
         with self._as_unavailable():
-            return cast("bytes | None", self._client.hget(self._head, "head"))
+            epoch, revision, head, digest = self._head_fields()
+        return head if digest == _head_digest(epoch, revision, head) else None
 
     def set_head(self, head: bytes, *, epoch: int, revision: int, expected: HeadKey | None) -> None:
         """Replace the head in one script, and tell those who wait."""
         before = ("", "") if expected is None else expected
         with self._as_unavailable():
-            arguments = [self._head, self._channel, *before, epoch, revision, head]
+            if expected is None:
+                self._drop_damaged_head()
+            digest = _head_digest(str(epoch).encode(), str(revision).encode(), head)
+            arguments = [self._head, self._channel, *before, epoch, revision, head, digest]
             there = cast("list[bytes]", self._client.eval(_SET_HEAD, 2, *arguments))
         if there:
             found = "-".join(part.decode() for part in there)
@@ -167,6 +179,16 @@ class RedisStore:
         epoch, revision = cast("list[bytes | None]", self._client.hmget(self._head, ["epoch", "revision"]))
         return (int(epoch), int(revision)) if epoch and revision and epoch.isdigit() and revision.isdigit() else None
 
+    def _head_fields(self) -> list[bytes]:
+        """Epoch, revision, head and digest; empty where there is none."""
+        fields = cast("list[bytes | None]", self._client.hmget(self._head, ["epoch", "revision", "head", "digest"]))
+        return [field or b"" for field in fields]
+
+    def _drop_damaged_head(self) -> None:
+        epoch, revision, head, digest = self._head_fields()
+        if digest != _head_digest(epoch, revision, head):
+            self._client.eval(_DROP_DAMAGED, 1, self._head, digest, head)
+
     def _subscription(self) -> Any:
         if getattr(self._mine, "subscription", None) is None:
             subscription = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -181,6 +203,10 @@ class RedisStore:
         except FAILURES as error:
             self._mine.subscription = None
             raise Unavailable(f"the weight store at {self._address} {reason(error)}") from error
+
+
+def _head_digest(epoch: bytes, revision: bytes, head: bytes) -> bytes:
+    return blake3(b"-".join([epoch, revision, head])).hexdigest().encode()
 
 
 def _batched(names: Iterable[str], size: int) -> Iterator[list[str]]:

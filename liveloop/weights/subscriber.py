@@ -64,6 +64,7 @@ class Subscriber:
         self._verify_key = verify_key
         self._records = Records(store, verify_key)
         self._head_blob = b""
+        self._seen: HeadKey = (0, 0)  # of the newest head that could be verified, whether or not what it names could be fetched
         self._refusals = 0  # in a row
         self._refused: HeadKey | None = None  # the head that was refused last, as far as it can be read
         self._again_at = 0.0  # when that head is looked at again
@@ -165,7 +166,7 @@ class Subscriber:
             served[Channel.BLESSED] = served[Channel.CURRENT].twin()
             served[Channel.BLESSED].move(records, list(records.line_of(head, Channel.BLESSED).values()))
         self.bundle, self.layout, self.served = bundle, bundle.layout, served
-        self.head, self._head_blob = head, blob
+        self.head, self._head_blob, self._seen = head, blob, head_key(head)
 
     def _wait(self, deadline: float) -> bool:
         """Whether there is something to look at before the deadline."""
@@ -185,10 +186,11 @@ class Subscriber:
         head = open_head(blob, self._verify_key)
         if head.model_digest != self.head.model_digest:
             raise WrongLayout("the store now holds another model, or another layout of it, than this pod serves: a new pod would take it")
-        if head_key(head) == head_key(self.head):
+        if head_key(head) < self._seen:
+            raise StaleHead(f"the store's head {head_key(head)} is older than the one seen before, {self._seen}")
+        self._seen = head_key(head)
+        if self._seen == head_key(self.head):
             return
-        if head_key(head) < head_key(self.head):
-            raise StaleHead(f"the store's head {head_key(head)} is older than the one taken before, {head_key(self.head)}")
         served = dict(self.served) if has_canary(head) else {Channel.CURRENT: self.served[Channel.CURRENT]}
         if has_canary(head) and Channel.BLESSED not in served:
             served[Channel.BLESSED] = served[Channel.CURRENT].twin()  # before that moves on

@@ -12,6 +12,7 @@ import numpy as np
 
 from liveloop.errors import HeadConflict, Unavailable, WeightsRefused
 from liveloop.weights import open_store
+from liveloop.weights.channels import Channel
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.manifest import HeadKey, head_key
 from liveloop.weights.mirror import Mirror
@@ -35,10 +36,17 @@ class Ledger:
         """`version` is the state of this digest, in heads of this epoch."""
         assert self._digests.setdefault((epoch, version), digest) == digest
 
+    def succeed(self, before: int, epoch: int, current: int) -> None:
+        """A learner of a new `epoch` goes on from version `current` of the epoch `before`."""
+        for (old, version), digest in list(self._digests.items()):
+            if old == before and version <= current:
+                self.note(epoch, version, digest)
+
     def assert_holds(self, epoch: int, version: int, bits: Bits) -> None:
-        """A state is the version it is said to be."""
+        """A state is the version that heads from this epoch on name so."""
         digest = FlatState(bits.copy()).digest
-        assert digest == self._digests[epoch, version], f"version {version} of epoch {epoch} is not what was published"
+        published = [known for (later, number), known in list(self._digests.items()) if number == version and later >= epoch]
+        assert digest in published, f"version {version} of epoch {epoch} is not what was published"
 
 
 class Learner:
@@ -49,7 +57,7 @@ class Learner:
         self._moving = np.arange(frozen, total)
         with Publisher.first(DirectoryStore(folder / "1"), KEY, bundle(total, frozen), finite_bits(total=total)) as publisher:
             ledger.note(1, 1, publisher.state.digest)
-        self.epoch = 1
+        self.epoch, self._backup = 1, (0, 0)
         self._open(folder / "1")
 
     @property
@@ -86,12 +94,15 @@ class Learner:
         self._publisher.close()
         shutil.rmtree(self._folder / "backup", ignore_errors=True)
         shutil.copytree(self._folder / str(self._number), self._folder / "backup")
+        self._backup = self.epoch, self.current
 
     def go_back(self) -> None:
         """The directory was lost: a learner goes on from the backup, under a new epoch, with versions that have old numbers."""
         if (self._folder / "backup").exists():
             self.close()
             self.epoch += 1
+            epoch, current = self._backup
+            self._ledger.succeed(epoch, self.epoch, current)
             folder = self._folder / str(self._number + 1)
             (self._folder / "backup").rename(folder)
             self._open(folder)
@@ -100,7 +111,7 @@ class Learner:
         """Another learner takes over; this one wakes up and publishes once more."""
         sleeping, mirror = self._publisher, self._mirror
         self.epoch += 1
-        self._ledger.note(self.epoch, self.current, sleeping.state.digest)
+        self._ledger.succeed(self.epoch - 1, self.epoch, self.current)
         self._open(self._folder / str(self._number))
         bits = sleeping.state.bits.copy()
         bits[-1] ^= 1
@@ -121,8 +132,7 @@ class Learner:
     def _open(self, folder: Path) -> None:
         self._number = int(folder.name)
         store = DirectoryStore(folder)
-        self._publisher = Publisher(store, KEY, epoch=self.epoch)
-        self._ledger.note(self.epoch, self.current, self._publisher.state.digest)
+        self._publisher = Publisher(store, KEY, epoch=self.epoch, canary_share=0.1 if self.epoch % 2 else 1.0)
         self._mirror = Mirror(store, open_store(self._url))
         self._mirror.start()
 
@@ -138,6 +148,7 @@ class Pod:
         self.served: HeadKey = (0, 0)
         self.version = 0
         self.failure: BaseException | None = None
+        self.trouble = ""  # what it met last
         self.seen: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -179,14 +190,14 @@ class Pod:
         store, local = self._stores
         with store:
             subscriber = Subscriber(store, KEY.public_key(), local=local)
+            self._highest: HeadKey = (0, 0)
             while not self._started(subscriber):
                 if self._stopping.wait(0.02):
                     return
-            shadow = subscriber.state.bits.copy()
-            served: HeadKey = (0, 0)
+            shadows = {channel: held.state.bits.copy() for channel, held in subscriber.served.items()}
             while not self._stopping.is_set():
-                served = self._check(subscriber, shadow, served)
-                self._follow(subscriber, shadow)
+                self._check(subscriber)
+                self._follow(subscriber, shadows)
                 if self._rng.random() < 0.1:
                     self._keep(subscriber)
 
@@ -194,20 +205,33 @@ class Pod:
         try:
             subscriber.start()
         except (WeightsRefused, Unavailable) as error:
-            self.seen[type(error).__name__] += 1
+            self._met(error)
             return False
         return True
 
-    def _follow(self, subscriber: Subscriber, shadow: Bits) -> None:
+    def _follow(self, subscriber: Subscriber, shadows: dict[Channel, Bits]) -> None:
         try:
             update = subscriber.next(0.1)
         except (WeightsRefused, Unavailable) as error:
-            self.seen[type(error).__name__] += 1
+            self._met(error)
             self._stopping.wait(0.01)
         else:
             if update is not None:
-                _widen(shadow, subscriber, update)
-                self.seen["keyframe" if update.positions is None else "patches"] += 1
+                self._widen(subscriber, shadows, update)
+
+    def _widen(self, subscriber: Subscriber, shadows: dict[Channel, Bits], update: Update) -> None:
+        """What a replica does: write what the update names, and no more."""
+        bits = subscriber.served[update.channel].state.bits
+        if update.positions is None:
+            shadows[update.channel] = bits.copy()
+            self.seen["keyframe"] += 1
+        else:
+            shadows[update.channel][update.positions] = bits[update.positions]
+            self.seen["patches"] += 1
+        self.seen[update.channel.name] += 1
+        assert np.array_equal(shadows[update.channel], bits), (
+            f"an update of {update.channel.name} to version {update.version} did not name all that changed"
+        )
 
     def _keep(self, subscriber: Subscriber) -> None:
         try:
@@ -215,18 +239,13 @@ class Pod:
         except (WeightsRefused, Unavailable):
             self.seen["no copy"] += 1
 
-    def _check(self, subscriber: Subscriber, shadow: Bits, served: HeadKey) -> HeadKey:
+    def _met(self, error: WeightsRefused | Unavailable) -> None:
+        self.seen[type(error).__name__] += 1
+        self.trouble = error.reason
+
+    def _check(self, subscriber: Subscriber) -> None:
         key = head_key(subscriber.head)
-        assert key >= served, f"a pod went back from {served} to {key}"
-        self._ledger.assert_holds(key[0], subscriber.version, subscriber.state.bits)
-        assert np.array_equal(shadow, subscriber.state.bits), "an update did not name all that changed"
-        self.served, self.version = key, subscriber.version
-        return key
-
-
-def _widen(shadow: Bits, subscriber: Subscriber, update: Update) -> None:
-    """What a replica does: write what the update names."""
-    if update.positions is None:
-        shadow[:] = subscriber.state.bits
-    else:
-        shadow[update.positions] = subscriber.state.bits[update.positions]
+        assert key >= self._highest, f"a pod went back from {self._highest} to {key}"
+        for held in subscriber.served.values():
+            self._ledger.assert_holds(key[0], held.version, held.state.bits)
+        self._highest, self.served, self.version = key, key, subscriber.version

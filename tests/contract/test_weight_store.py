@@ -238,6 +238,18 @@ def test_a_new_head_wakes_who_waits(opened: Open) -> None:
     thread.join()
 
 
+def test_a_damaged_head_in_redis_is_none_and_the_next_one_takes_its_place(redis_url: str, prefix: str) -> None:
+    key = f"{{{prefix}}}:head"
+    with open_store(f"{redis_url}?prefix={prefix}") as store, redis.Redis.from_url(redis_url) as client:
+        for revision, damage in enumerate([{"head": b""}, {"head": head(1, 9)}, {"epoch": 7}, {"revision": "x"}, {"digest": b""}], start=1):
+            client.delete(key)
+            set_head(store, 1, revision, None)
+            client.hset(key, mapping=damage)
+            assert store.head() is None
+            set_head(store, 1, revision, None)
+            assert store.head() == head(1, revision)
+
+
 def test_prefixes_keep_stores_apart(redis_url: str) -> None:
     one, other = (open_store(f"{redis_url}?prefix={uuid.uuid4().hex}") for _ in range(2))
     with one, other:

@@ -633,6 +633,22 @@ def test_a_head_older_than_one_taken_is_refused(tmp_path: Path, store: Directory
     assert_holds(pod, versions, 3)
 
 
+def test_a_head_older_than_one_that_could_not_be_fetched_is_refused(tmp_path: Path, store: DirectoryStore, versions: Versions) -> None:
+    folder = tmp_path / "weights"
+    pod = started(store)
+    versions.publish()
+    shutil.copytree(folder, tmp_path / "backup")
+    versions.publish()
+    path_of(folder, patch_blob(store, versions.manifests[3])).write_bytes(b"damaged")
+    with pytest.raises(BlobCorrupt):
+        pod.next(PATIENCE)
+    folder.rename(tmp_path / "lost")
+    (tmp_path / "backup").rename(folder)
+    with pytest.raises(StaleHead):
+        pod.next(PATIENCE)
+    assert_holds(pod, versions, 1)
+
+
 def test_a_learner_put_back_to_a_backup_is_followed_under_a_new_epoch(tmp_path: Path, store: DirectoryStore, versions: Versions) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(folder, tmp_path / "backup")

@@ -181,7 +181,9 @@ class Subscriber:
         return time.monotonic() >= self._again_at
 
     def _follow(self, blob: bytes) -> None:
-        """Take the head in `blob`: bring the states to what it names."""
+        """Take the head in `blob`: bring the states to what it names; none moves on while there is something to tell of it."""
+        if self._ready:
+            return
         self._refused = _key_of(blob)
         head = open_head(blob, self._verify_key)
         if head.model_digest != self.head.model_digest:

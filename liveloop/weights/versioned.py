@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveloop.errors import BlobCorrupt, WrongLayout
+from liveloop.errors import BlobCorrupt, BlobMissing, WrongLayout
 from liveloop.telemetry import histogram
 from liveloop.times import unix_seconds
 from liveloop.v1.weights_pb2 import Manifest
@@ -73,14 +73,15 @@ class VersionedState:
         if self.state.digest == line[-1].state_digest and not self._doubtful:
             return np.empty(0, np.int64)  # as when old weights come back
         if route.by_patches and not self._doubtful:
-            with _timed("fetch"):
-                patches = records.patches(route.newer)
             try:
+                with _timed("fetch"):
+                    patches = records.patches(route.newer)
                 with _timed("patch"):
                     return self.state.apply_chain(patches, line[-1].state_digest)
-            except BlobCorrupt:
-                self._doubtful = True
-                raise
+            except (BlobCorrupt, BlobMissing) as error:
+                self._doubtful = isinstance(error, BlobCorrupt)
+                if len(route.newer) < len(line):
+                    raise  # the way over the keyframe needs these patches too; those before it nobody may ever put back
         with _timed("keyframe"):
             total = len(self.state.bits)
             self.state.assign(records.restore(line, total, None if self._doubtful else self.state))

@@ -15,6 +15,7 @@ from liveloop.weights import publisher as publishing
 from liveloop.weights.channels import Channel, channel_of, links_of
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_head
+from liveloop.weights.manifest import open_manifest
 from liveloop.weights.mirror import Copier
 from liveloop.weights.publisher import Publisher
 from liveloop.weights.records import Records
@@ -181,6 +182,31 @@ def test_a_blessed_version_that_cannot_be_fetched_keeps_nobody_from_the_current_
     assert update is not None
     assert (update.channel, update.version) == (BLESSED, 2)
     assert_serves(pod, versions, current=4, blessed=2)
+
+
+def test_what_is_told_of_one_channel_is_what_it_holds_while_the_other_is_fetched_again(
+    store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = started(store)
+    versions.publish()
+    versions.publisher.bless(2)
+    patch = open_manifest(store.get([versions.manifests[2]])[0], KEY.public_key()).patch_blobs[0]
+    get, fetched = DirectoryStore.get, []
+
+    def lost_once(self: DirectoryStore, names: list[str]) -> list[bytes]:
+        fetched.extend(name for name in names if name == patch)
+        if len(fetched) == 2:  # for the blessed channel: the current one is there already
+            fetched.append(patch)
+            versions.publish()
+            raise BlobMissing("it was collected")
+        return get(self, names)
+
+    monkeypatch.setattr(DirectoryStore, "get", lost_once)
+    while pod.head.current < 3:
+        update = pod.next(PATIENCE)
+        assert update is not None
+        assert np.array_equal(pod.served[update.channel].state.bits, versions.bits[update.version])
+    assert len(fetched) > 2
 
 
 def test_a_head_that_does_not_lead_to_its_blessed_version_is_refused(store: DirectoryStore, versions: Versions) -> None:

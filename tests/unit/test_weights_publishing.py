@@ -401,6 +401,25 @@ def test_a_pod_just_behind_a_new_keyframe_follows_the_patches(
     assert_holds(pod, versions, 10)
 
 
+def test_a_pod_whose_patches_were_collected_after_it_read_of_them_takes_the_keyframe(
+    tmp_path: Path, store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyframe_every(3, monkeypatch)
+    pod = started(store)
+    versions.publish()
+    path_of(tmp_path / "weights", patch_blob(store, versions.manifests[2])).write_bytes(b"damaged")
+    versions.publish()
+    with pytest.raises(BlobCorrupt):
+        pod.next(PATIENCE)
+    for _ in range(4):
+        versions.publish()
+        versions.publisher.close()
+    versions.publisher.collect([])
+    assert versions.publisher.head.chain[0].version > 3
+    assert updated(pod).positions is None
+    assert_holds(pod, versions, 7)
+
+
 def test_blessing_and_loading_reach_back_before_the_keyframe(
     store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

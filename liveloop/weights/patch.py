@@ -153,7 +153,7 @@ def _group_of(pivot: int) -> NDArray[np.uint8]:
 
 def _by_group(old: Bits, pivot: int) -> tuple[Positions, list[int]]:
     """The order of values by group, and how many values each group has."""
-    groups = _group_of(pivot)[_exponents(old)]
+    groups = _group_of(pivot).take(_exponents(old))
     sizes: list[int] = np.bincount(groups, minlength=_GROUPS).tolist()
     return np.argsort(groups, kind="stable"), sizes
 

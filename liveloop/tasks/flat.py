@@ -78,9 +78,14 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
     model.eval()
 
 
+def as_bf16(bits: np.ndarray) -> torch.Tensor:
+    """bf16 bit patterns (uint16, [n]) as the bf16 numbers they are, [n]; not copied: `fp32.copy_(as_bf16(bits))` takes no more memory."""
+    return torch.from_numpy(bits).view(torch.bfloat16)
+
+
 def widen(bits: np.ndarray) -> torch.Tensor:
     """bf16 bit patterns (uint16, [n]) as fp32, [n]; exact."""
-    return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
+    return as_bf16(bits).float()
 
 
 def narrow(values: torch.Tensor) -> np.ndarray:

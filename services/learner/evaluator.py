@@ -10,7 +10,7 @@ import torch
 from blake3 import blake3
 
 from liveloop.tasks import FeedbackExample, LabelledExample, Task
-from liveloop.tasks.flat import widen
+from liveloop.tasks.flat import as_bf16
 from liveloop.v1.weights_pb2 import Layout
 from services.learner.verdict import split_of
 
@@ -31,7 +31,7 @@ class Evaluator:
 
     def reset(self, bits: np.ndarray) -> None:
         """Take over a served state ([layout.total], uint16) for its frozen values."""
-        self._flat.copy_(widen(bits))
+        self._flat.copy_(as_bf16(bits))
         self._loaded = None
 
     def trained(self, bits: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class Evaluator:
     def answer(self, trained: np.ndarray, rows: Rows) -> dict[str, bool]:
         """Which of a slice of `rows` the version with these `trained` bits answers right. At least one row."""
         if self._loaded is not trained:
-            self._flat[self._frozen :].copy_(widen(trained))
+            self._flat[self._frozen :].copy_(as_bf16(trained))
             self._loaded = trained
         answers = self._task.answer(self._model, self._task.encode([example.text for example in rows.values()]))
         return {name: _is_right(example, answer.label) for (name, example), answer in zip(rows.items(), answers, strict=True)}

@@ -10,7 +10,7 @@ import torch
 from blake3 import blake3
 
 from liveloop.tasks import Task
-from liveloop.tasks.flat import widen
+from liveloop.tasks.flat import as_bf16
 from liveloop.v1.weights_pb2 import Layout
 from services.learner.micro_batch import MicroBatch
 
@@ -105,7 +105,7 @@ class Trainer:
 
     def reset(self, bits: np.ndarray) -> None:
         """Master and average become these served bits ([layout.total], uint16), the moments zero."""
-        self._master.copy_(widen(bits))
+        self._master.copy_(as_bf16(bits))
         self._ema.copy_(self._master[self._frozen :])
         for tensor in self._moments.values():
             tensor.zero_()

@@ -184,10 +184,10 @@ def _report(right: Sequence[str], chosen: Sequence[str], labels: Sequence[str]) 
 
 
 def memory(layout: Layout) -> tuple[float, float]:
-    """Bytes that the weights take in each inference process, and in the learner; activations and libraries come on top."""
+    """Bytes that the weights take at most in each inference process, and in the learner; activations and libraries come on top."""
     trained = layout.total - layout.frozen
     inference = 2 * layout.total + 2 * 4 * layout.total  # bf16 state, two fp32 sets
-    learner = (
-        2 * 2 * layout.total + 3 * 4 * layout.total + 3 * 4 * trained
-    )  # published and staged bf16; master, EMA, evaluated; gradients, two moments
-    return inference, learner
+    states = 2 * 2 * layout.total + 2 * 4 * layout.total  # published and staged bf16; master, evaluated
+    learning = 4 * 4 * trained  # EMA, gradients, two moments
+    saving = 4 * 4 * trained  # a copy of master, EMA and moments while it is written to disk
+    return inference, states + learning + saving

@@ -2,4 +2,5 @@
 
 baselines.py    the encoders that patches are compared with
 full_push.py    the whole model through a store, as most systems do it
+memory.py       prints what a large model takes in the learner and in a pod
 """

@@ -35,7 +35,8 @@ class Classification:
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenise and cut to the bundle's max_tokens; safe to call from any thread."""
-        return [Encoded(tuple(found.ids), bool(found.overflowing)) for found in self._tokenizer.encode_batch(list(texts))]
+        found = self._tokenizer.encode_batch(list(texts))
+        return [Encoded(tuple(one.ids) or (self._pad,), bool(one.overflowing)) for one in found]  # a text of spaces may have no token
 
     def new_model(self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> torch.nn.Module:
         """A model that computes from `flat` (fp32, [layout.total]), and accumulates into `gradients` where given (see `bind`)."""

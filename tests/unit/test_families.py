@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from liveloop.errors import Misconfigured
@@ -121,3 +122,17 @@ def test_layers_and_projections_are_found_under_each_familys_names(tmp_path: Pat
 def test_a_scope_that_cannot_be_found_in_a_model_is_one_sentence(tmp_path: Path, family: str, scope: str):
     with pytest.raises(Misconfigured, match=f"this {family} model .*: train it with another scope than {scope}"):
         load_pretrained(str(save_family(tmp_path, family)), Wanted(scope=scope))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "distilbert"])
+def test_a_text_without_a_token_is_answered(tmp_path: Path, family: str):
+    start = load_pretrained(str(save_family(tmp_path, family)), Wanted())
+    bare = Tokenizer.from_str(start.bundle.files["tokenizer.json"].decode())
+    bare.post_processor = processors.Sequence([])
+    start.bundle.files["tokenizer.json"] = bare.to_str().encode()
+    task = Classification(start.bundle)
+    model = task.new_model(start.bundle.layout, start.flat)
+    assert bare.encode("  ").ids == []
+    for texts in (["  "], ["  ", "a good movie"]):
+        answers = task.answer(model, task.encode(texts))
+        assert [sum(answer.probabilities) for answer in answers] == pytest.approx([1.0] * len(texts))

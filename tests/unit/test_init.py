@@ -83,6 +83,16 @@ def test_an_own_model_learns_own_data_and_becomes_version_1(run: Run, tmp_path: 
     assert f"{100 * served.macro_f1:.1f} %" in ended.out
 
 
+def test_adapters_alone_learn_own_data_where_the_scope_says_so(run: Run, tmp_path: Path) -> None:
+    data, model = _write_csv(tmp_path / "rows.csv", reviews(100)), save_checkpoint(tmp_path / "model")
+    assert run("--model", model, "--task-data", data, "--epochs", "1", "--scope", "lora-2").code == 0
+    publisher, start = _published(tmp_path / "data"), load_pretrained(str(model), Wanted(scope="lora-2"))
+    assert publisher.layout == start.bundle.layout
+    changed = np.flatnonzero(publisher.state.bits != narrow(start.flat))
+    assert len(changed) > 0
+    assert changed[0] >= publisher.layout.frozen
+
+
 def test_keys_are_readable_by_their_owner_alone(run: Run, tmp_path: Path) -> None:
     assert run("--model", save_checkpoint(tmp_path / "model"), "--epochs", "0").code == 0
     for path in (tmp_path / "data" / "keys").iterdir():
@@ -119,6 +129,10 @@ def test_a_folder_is_initialised_once(run: Run, tmp_path: Path) -> None:
         (["--model", "model", "--task-data", "same.csv"], "every row of the task data has the label positive"),
         (["--model", "model", "--task-data", "rows.csv", "--max-tokens", "1000"], "--max-tokens 1000 is not between"),
         (["--model", "bare", "--epochs", "0"], "has no tokenizer"),
+        (
+            ["--model", "model", "--epochs", "0", "--scope", "lora"],
+            "the scope 'lora' is none of all, no-embeddings, last-N, head and lora-R",
+        ),
         (["--model", "./nowhere", "--epochs", "0"], "is not a folder"),
     ],
 )

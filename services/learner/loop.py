@@ -124,12 +124,14 @@ class LearnerLoop:
         self._read()
         waiting = self._waiting()
         due = self._seconds_until_due() <= 0.0 and not parts.journal.is_paused()
-        if due and waiting:
+        if parts.examiner.has_work and parts.examiner.has_credit:  # also before a step that is due: else there would always be one
+            self._examine()
+        elif due and waiting:
             self._step()
         elif due and self._settles:
             self._settle()
-        elif self._may_examine(waiting) and (verdict := parts.examiner.turn()) is not None:
-            self.rollback(verdict.to, GUARD, verdict.why)
+        elif self._may_examine(waiting):
+            self._examine()
         if why := self._promotion.turn():
             self.rollback(parts.publication.blessed, GUARD, why)
         self._chores()
@@ -163,6 +165,10 @@ class LearnerLoop:
         examiner = self._parts.examiner
         idle = self._parts.journal.is_paused() or not (waiting or self._settles)
         return examiner.has_work and (idle or examiner.has_credit)
+
+    def _examine(self) -> None:
+        if (verdict := self._parts.examiner.turn()) is not None:
+            self.rollback(verdict.to, GUARD, verdict.why)
 
     # Rows
 

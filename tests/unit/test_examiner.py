@@ -130,6 +130,18 @@ def test_feedback_that_waits_leaves_the_evaluation_its_share(bench: Bench, monke
     assert examiner._credit >= -1.0  # quiet times leave no debt behind that busy ones had to pay
 
 
+def test_feedback_that_never_stops_does_not_keep_a_collapse_from_being_found(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.turn_until(bench.is_quiet)
+    spoil(bench, monkeypatch)
+    monkeypatch.setattr(examiner_module, "_PROBE_INTERVAL", 0.0)
+    for _ in range(400):
+        bench.thumb(THUMB_UP)  # a step is always due
+        bench.loop._turn()
+        if bench.parts.journal.last().kind == "reset":
+            break
+    assert bench.parts.journal.last().kind == "reset" and bench.parts.batches.waiting()
+
+
 def test_three_rollbacks_in_a_row_pause_training_until_somebody_resumes_it(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     for expected in range(1, 4):
         bench.turn_until(bench.is_quiet)

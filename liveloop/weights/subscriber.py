@@ -19,6 +19,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from liveloop.errors import BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
+from liveloop.telemetry import logger
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
 from liveloop.weights.channels import Channel, has_canary
 from liveloop.weights.layout import check_layout, layout_digest
@@ -102,6 +103,7 @@ class Subscriber:
                 _with_newest(local, lambda blob: self._load(local, blob))
             except (Unavailable, WeightsRefused):
                 raise error from None
+            self._tell_age(error.reason)
         else:
             self._stay_ahead()
 
@@ -114,8 +116,13 @@ class Subscriber:
             kept = open_head(blob, self._verify_key)
             if kept.model_digest == self.head.model_digest and head_key(kept) > head_key(self.head):
                 self._load(self._local, blob)
+                self._tell_age("the weight store went back to an older version")
         except (Unavailable, WeightsRefused):
             return  # what the store gave is served
+
+    def _tell_age(self, reason: str) -> None:
+        age = round(time.time() - self.created_at, 1)
+        logger(part="subscriber").warning("serving the last good copy", version=self.version, age_seconds=age, reason=reason)
 
     def next(self, timeout: float) -> Update | None:
         """Wait up to `timeout` seconds for a channel's newer version and become it; versions skipped meanwhile are one update.

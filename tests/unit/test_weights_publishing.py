@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from liveloop.errors import (
     BadSignature,
@@ -704,7 +706,11 @@ def test_a_pod_starts_from_its_last_good_copy(tmp_path: Path, store: DirectorySt
     updated(pod)
     pod.keep_local()
     (tmp_path / "weights").rename(tmp_path / "away")
-    restarted = started(store, local)
+    with capture_logs() as lines:
+        restarted = started(store, local)
+    (line,) = lines
+    assert (line["event"], line["version"], line["log_level"]) == ("serving the last good copy", 2, "warning")
+    assert abs(time.time() - (1e9 + 2) - line["age_seconds"]) < 3600
     assert_holds(restarted, versions, 2)
     assert restarted.next(0.0) is None
     (tmp_path / "away").rename(tmp_path / "weights")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from liveloop.errors import BlobMissing
 from liveloop.v1.weights_pb2 import Manifest
 from liveloop.weights.records import Records, missing_chunks
-from liveloop.weights.state import FlatState
-from liveloop.weights.store import BLOB_LIMIT
+from liveloop.weights.state import FlatState, chunk_of
 
 _WALK = 64
 """Versions before the head's chain that are looked at: further back a keyframe is fewer bytes."""
@@ -41,5 +40,6 @@ def find_route(records: Records, line: Sequence[Manifest], version: int, state: 
 
 
 def _patches_are_fewer(records: Records, line: Sequence[Manifest], newer: Sequence[Manifest], state: FlatState) -> bool:
-    keyframe = BLOB_LIMIT * len(missing_chunks(records.keyframe(line[0]), state)) + sum(manifest.patch_bytes for manifest in line[1:])
+    chunks = missing_chunks(records.keyframe(line[0]), state)
+    keyframe = sum(chunk_of(state.bits, chunk).nbytes for chunk in chunks) + sum(manifest.patch_bytes for manifest in line[1:])
     return sum(manifest.patch_bytes for manifest in newer) <= keyframe

@@ -50,12 +50,16 @@ class Row:
     created_at: float
 
 
+_FORMAT = 1
+"""Of schema.sql: raise it with every change of a table."""
+
+
 class Journal(Versions):
     """The learner's own truth. One connection, used by one thread."""
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises Misconfigured when it cannot be used."""
-        super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), holder=holder, clock=clock)
+        super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), version=_FORMAT, holder=holder, clock=clock)
         self._paused: bool | None = None  # as the last note on it says; None: not read since the lease was taken
 
     def acquire(self, at_least: int) -> bool:

@@ -23,8 +23,8 @@ class LeaseLost(LiveloopError):
 class LeasedDatabase:
     """One connection, used by one thread; another one renews the lease in `held`. `clock` gives Unix seconds."""
 
-    def __init__(self, path: Path, schema: str, *, holder: str, clock: Callable[[], float]) -> None:
-        """Open or create the file; `schema` makes its tables, `lease` among them. Raises Misconfigured when it cannot be used."""
+    def __init__(self, path: Path, schema: str, *, version: int, holder: str, clock: Callable[[], float]) -> None:
+        """Open or create the file; `schema` of this `version` makes its tables, `lease` among them. Raises Misconfigured."""
         self._path = path
         self._holder = holder
         self._clock = clock
@@ -34,9 +34,16 @@ class LeasedDatabase:
             self.db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = FULL")
-            self.db.executescript(schema)
+            self._create(schema, version)
         except sqlite3.Error as error:
             raise Misconfigured(f"the journal {path} cannot be opened: {error}") from error
+
+    def _create(self, schema: str, version: int) -> None:
+        found = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if not found and not self.db.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            self.db.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT")
+        elif found != version:
+            raise Misconfigured(f"the journal {self._path} has format {found}, this liveloop reads {version}; use the one that wrote it")
 
     def acquire(self, at_least: int) -> bool:
         """Take the lease with an epoch above `at_least` and all earlier ones, if nobody else's still runs.

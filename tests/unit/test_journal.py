@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -306,3 +307,19 @@ def test_a_full_disk_is_one_sentence_and_changes_nothing(tmp_path: Path):
         for _ in range(1000):
             journal.note("refuse", RECIPE, why="x" * 1000)
     assert journal.db.in_transaction is False
+
+
+def test_a_journal_of_another_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with closing(new_journal(tmp_path)) as journal:
+        journal.db.execute("PRAGMA user_version = 99")
+
+    with pytest.raises(Misconfigured, match="has format 99"):
+        new_journal(tmp_path)
+
+
+def test_a_journal_from_before_formats_were_numbered_is_refused(tmp_path: Path) -> None:
+    with closing(new_journal(tmp_path)) as journal:
+        journal.db.execute("PRAGMA user_version = 0")
+
+    with pytest.raises(Misconfigured, match="has format 0"):
+        new_journal(tmp_path)

@@ -45,6 +45,11 @@ def patch_of(old: Bits, new: Bits) -> list[bytes]:
     return joined(frame for at in starts for frame in encode(old[at : at + CHUNK], new[at : at + CHUNK], start=at).frames)
 
 
+def chunks_that_differ(old: Bits, new: Bits) -> list[int]:
+    """The chunks of a state in which two versions differ."""
+    return np.unique(np.flatnonzero(old != new) // CHUNK).tolist()
+
+
 class Versions:
     """A publisher and every version that it published."""
 

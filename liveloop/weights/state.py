@@ -49,8 +49,8 @@ class FlatState:
         self.bits[:] = other.bits
         self._digests[:] = other._digests
 
-    def apply_chain(self, patches: Sequence[Iterable[bytes]], digest: bytes) -> Positions:
-        """Apply patches, each of some parts, in order, in place, and return the sorted positions that may have changed, each once.
+    def apply_chain(self, patches: Sequence[Iterable[bytes]], digest: bytes) -> list[int]:
+        """Apply patches, each of some parts, in order, in place, and return the chunks in which values may have changed.
 
         Raises:
             BlobCorrupt: a part is malformed, or the result is not the state with this digest.
@@ -71,7 +71,7 @@ class FlatState:
             if not done:
                 overwritten.put_back()
                 self._digests[:] = before
-        return overwritten.positions()
+        return sorted(overwritten.chunks)
 
 
 class _Overwritten:
@@ -100,14 +100,6 @@ class _Overwritten:
         if self._whole_chunks:
             for chunk, values in self.chunks.items():
                 chunk_of(self._bits, chunk)[:] = values
-
-    def positions(self) -> Positions:
-        """The sorted positions of all that was overwritten, each once; of whole chunks, of what differs."""
-        if not self._whole_chunks:
-            found = [positions for positions, _ in self._values]
-        else:
-            found = [np.flatnonzero(chunk_of(self._bits, chunk) != before) + chunk * CHUNK for chunk, before in sorted(self.chunks.items())]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def chunk_count(total: int) -> int:

@@ -3,7 +3,7 @@
     subscriber.start()
     while serving:
         update = subscriber.next(timeout=1.0)       # blocks; the channel's state is patched when it returns
-        if update: widen(subscriber.served[update.channel].state.bits, update.positions), flip
+        if update: widen(subscriber.served[update.channel].state.bits, update.chunks), flip
 
 What is refused leaves the state as it was; the version that is served goes on being served.
 """
@@ -25,7 +25,6 @@ from liveloop.weights.channels import Channel, has_canary
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
 from liveloop.weights.mirror import Copier
-from liveloop.weights.patch import Positions
 from liveloop.weights.records import Records
 from liveloop.weights.state import FlatState
 from liveloop.weights.store import WeightStore
@@ -44,7 +43,7 @@ class Update:
     channel: Channel
     version: int
     created_at: float  # when the version was made, Unix seconds
-    positions: Positions | None  # sorted indices of the values that may differ from before; None: any may
+    chunks: list[int] | None  # of the state, those with values that may differ from before; None: any may
     included: list[float]  # when the feedback was accepted that the current version and those skipped newly include, Unix seconds
     blessed: int
     epoch: int
@@ -215,7 +214,7 @@ class Subscriber:
         """Move one channel's state to the end of `line`, and note what there is to tell of it."""
         before, is_new = held.version, channel not in self.served
         moved = held.move(self._records, line)
-        if is_new or held.version != before or moved.positions is None or len(moved.positions):
+        if is_new or held.version != before or moved.chunks is None or moved.chunks:
             self._ready.append(_update(channel, held, moved, head, is_new=is_new))
 
 
@@ -224,7 +223,7 @@ def _update(channel: Channel, held: VersionedState, moved: Moved, head: Head, *,
         channel=channel,
         version=held.version,
         created_at=held.created_at,
-        positions=None if is_new else moved.positions,
+        chunks=None if is_new else moved.chunks,
         included=accepted_times(moved.newer) if channel is Channel.CURRENT else [],
         blessed=head.blessed,
         epoch=head.epoch,

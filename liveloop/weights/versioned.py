@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
-
 from liveloop.errors import BlobCorrupt, BlobMissing, WrongLayout
 from liveloop.telemetry import histogram
 from liveloop.times import unix_seconds
 from liveloop.v1.weights_pb2 import Manifest
-from liveloop.weights.patch import Positions
 from liveloop.weights.records import Records
 from liveloop.weights.route import Route, find_route
 from liveloop.weights.state import FlatState
@@ -23,7 +20,7 @@ class Moved:
     """What a move changed."""
 
     newer: list[Manifest]  # the versions that were passed, oldest first, as far as the store still has them
-    positions: Positions | None  # sorted indices of the values that may differ from before; None: any may
+    chunks: list[int] | None  # those with values that may differ from before; None: any may
 
 
 class VersionedState:
@@ -59,19 +56,19 @@ class VersionedState:
         route = find_route(records, line, self.version, self.state)
         for manifest in (*line, *route.newer):
             self._check(manifest)
-        positions = self._become(records, line, route)
+        chunks = self._become(records, line, route)
         self._manifest = line[-1]
-        return Moved(route.newer, positions)
+        return Moved(route.newer, chunks)
 
     def _check(self, manifest: Manifest) -> None:
         mine = self._manifest
         if manifest.layout_digest != mine.layout_digest or manifest.model_digest != mine.model_digest:
             raise WrongLayout(f"version {manifest.version} is for another layout or model")
 
-    def _become(self, records: Records, line: Sequence[Manifest], route: Route) -> Positions | None:
-        """Bring the state to the end of `line`, and return what may have changed."""
+    def _become(self, records: Records, line: Sequence[Manifest], route: Route) -> list[int] | None:
+        """Bring the state to the end of `line`, and return the chunks that may have changed."""
         if self.state.digest == line[-1].state_digest and not self._doubtful:
-            return np.empty(0, np.int64)  # as when old weights come back
+            return []  # as when old weights come back
         if route.by_patches and not self._doubtful:
             try:
                 with _timed("fetch"):

@@ -6,7 +6,7 @@ A flip writes the spare and stores one reference: the set that was served until 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,11 +16,8 @@ import torch
 from liveloop.tasks import Task
 from liveloop.v1.weights_pb2 import Layout
 from liveloop.weights.channels import Channel
-
-_SCATTER = 1 << 13
-"""Positions written at a time: a fraction of a millisecond, then other threads may have the interpreter."""
-_COPY = 1 << 20
-"""Elements widened at a time where everything changed."""
+from liveloop.weights.patch import CHUNK
+from liveloop.weights.state import chunk_count
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +29,7 @@ class WeightSet:
     channel: Channel  # the one it serves, or served last
     version: int
     holders: int = 0
-    missed: list[np.ndarray | None] = field(default_factory=list)  # what changed in its channel since; None: everything
+    missed: set[int] = field(default_factory=set)  # the chunks in which its channel changed since
 
 
 class Replica:
@@ -41,6 +38,7 @@ class Replica:
     def __init__(self, task: Task, layout: Layout, bits: np.ndarray, version: int) -> None:
         """Begin with one channel, CURRENT, and `bits`, its flat state as bf16 bit patterns (uint16, [layout.total]), read at every flip."""
         self._task, self._layout = task, layout
+        self._chunks = range(chunk_count(len(bits)))
         self._bits = {Channel.CURRENT: bits}
         self._free = threading.Condition()
         self._served = {Channel.CURRENT: self._new_set(Channel.CURRENT, version)}
@@ -79,10 +77,12 @@ class Replica:
         self._bits.pop(channel, None)
         self._served.pop(channel, None)
         if self._spare.channel is channel:
-            self._spare.missed.append(None)
+            self._spare.missed.update(self._chunks)
 
-    def flip(self, version: int, positions: np.ndarray | None, channel: Channel = Channel.CURRENT) -> None:
-        """Serve the channel's state as it is now, as `version`; `positions` (sorted, int64) changed since its last flip, None: all.
+    def flip(self, version: int, chunks: Iterable[int] | None, channel: Channel = Channel.CURRENT) -> None:
+        """Serve the channel's state as it is now, as `version`; values in `chunks` changed since its last flip, None: in any.
+
+        A chunk is widened whole: that takes a third of a millisecond, less than to look up the values that a step changed.
 
         Call it from one thread alone, the one that changes the states. Waits until nobody holds the spare set.
         """
@@ -90,11 +90,10 @@ class Replica:
         with self._free:
             self._free.wait_for(lambda: spare.holders == 0)  # nobody takes it up again before the swap below
         if spare.channel is not channel:
-            spare.channel, spare.missed = channel, [None]
+            spare.channel, spare.missed = channel, set(self._chunks)
         for one in (served, spare):
-            one.missed.append(positions)
-        for changed in [None] if any(missed is None for missed in spare.missed) else spare.missed:
-            self._widen(spare.flat, self._bits[channel], changed)
+            one.missed.update(self._chunks if chunks is None else chunks)
+        self._widen(spare.flat, self._bits[channel], sorted(spare.missed))
         spare.missed.clear()
         spare.version = version
         with self._free:
@@ -102,17 +101,13 @@ class Replica:
 
     def _new_set(self, channel: Channel, version: int) -> WeightSet:
         flat = np.empty(self._layout.total, np.float32)
-        self._widen(flat, self._bits[channel], None)
+        self._widen(flat, self._bits[channel], self._chunks)
         return WeightSet(flat, self._task.new_model(self._layout, torch.from_numpy(flat)), channel, version)
 
     @staticmethod
-    def _widen(flat: np.ndarray, bits: np.ndarray, positions: np.ndarray | None) -> None:
+    def _widen(flat: np.ndarray, bits: np.ndarray, chunks: Iterable[int]) -> None:
         """bf16 to fp32, exactly: its 16 bits are the upper half of the fp32 number."""
         wide = flat.view(np.uint32)
-        if positions is None:
-            for start in range(0, len(wide), _COPY):
-                np.left_shift(bits[start : start + _COPY], 16, out=wide[start : start + _COPY], dtype=np.uint32)
-        else:
-            for start in range(0, len(positions), _SCATTER):
-                some = positions[start : start + _SCATTER]
-                wide[some] = bits[some].astype(np.uint32) << 16
+        for chunk in chunks:
+            here = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            np.left_shift(bits[here], 16, out=wide[here], dtype=np.uint32)

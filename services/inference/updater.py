@@ -79,7 +79,7 @@ class Updater:
     def _apply(self, update: Update) -> None:
         started = time.perf_counter()
         if update.channel in self._replica.versions:
-            self._replica.flip(update.version, update.positions, update.channel)
+            self._replica.flip(update.version, update.chunks, update.channel)
         else:
             self._replica.open(update.channel, self._subscriber.served[update.channel].state.bits, update.version)
         histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)

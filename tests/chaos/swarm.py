@@ -18,7 +18,7 @@ from liveloop.weights.manifest import HeadKey, head_key
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.patch import Bits
 from liveloop.weights.publisher import Publisher
-from liveloop.weights.state import FlatState
+from liveloop.weights.state import FlatState, chunk_of
 from liveloop.weights.subscriber import Subscriber, Update
 from tests.chaos.faults import FaultyStore, Killed
 from tests.weight_samples import KEY, bundle, finite_bits
@@ -222,11 +222,12 @@ class Pod:
     def _widen(self, subscriber: Subscriber, shadows: dict[Channel, Bits], update: Update) -> None:
         """What a replica does: write what the update names, and no more."""
         bits = subscriber.served[update.channel].state.bits
-        if update.positions is None:
+        if update.chunks is None:
             shadows[update.channel] = bits.copy()
             self.seen["keyframe"] += 1
         else:
-            shadows[update.channel][update.positions] = bits[update.positions]
+            for chunk in update.chunks:
+                chunk_of(shadows[update.channel], chunk)[:] = chunk_of(bits, chunk)
             self.seen["patches"] += 1
         self.seen[update.channel.name] += 1
         assert np.array_equal(shadows[update.channel], bits), (

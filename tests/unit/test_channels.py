@@ -21,7 +21,7 @@ from liveloop.weights.publisher import Publisher
 from liveloop.weights.records import Records
 from liveloop.weights.state import FlatState
 from liveloop.weights.subscriber import Subscriber, Update
-from tests.weight_samples import KEY, Versions
+from tests.weight_samples import KEY, Versions, chunks_that_differ
 
 PATIENCE = 30.0
 CURRENT, BLESSED = Channel.CURRENT, Channel.BLESSED
@@ -114,7 +114,7 @@ def test_a_blessing_moves_the_blessed_channel_along_the_patches(store: Directory
     versions.publisher.bless(3)
     (update,) = updates(pod)
     assert (update.channel, update.version, update.blessed, update.included) == (BLESSED, 3, 3, [])
-    assert np.array_equal(update.positions, np.flatnonzero(versions.bits[1] != versions.bits[3]))
+    assert update.chunks == chunks_that_differ(versions.bits[1], versions.bits[3])
     assert_serves(pod, versions, current=5, blessed=3)
 
 
@@ -127,7 +127,7 @@ def test_a_canary_that_is_switched_on_while_pods_run_brings_the_blessed_version_
     updates(pod)
     share(versions, store, 0.5)
     (update,) = updates(pod)
-    assert (update.channel, update.version, update.positions) == (BLESSED, 2, None)
+    assert (update.channel, update.version, update.chunks) == (BLESSED, 2, None)
     assert_serves(pod, versions, current=4, blessed=2)
     share(versions, store, 1.0)
     assert updates(pod) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +17,16 @@ from liveloop.weights.channels import Channel
 from services.inference.replica import Replica
 from tests.tiny import tiny_bundle
 
-TOTAL = 40
+TOTAL, SMALL_CHUNK = 40, 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks() -> Iterator[None]:
+    """Chunks of a few values, so that a small state has several."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("services.inference.replica.CHUNK", SMALL_CHUNK)
+        patched.setattr("liveloop.weights.state.CHUNK", SMALL_CHUNK)
+        yield
 
 
 class FlatTask:
@@ -41,10 +50,11 @@ def widened(bits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(bits.copy()).view(torch.bfloat16).float().numpy()
 
 
-def change(bits: np.ndarray, positions: Sequence[int], value: int) -> np.ndarray:
+def change(bits: np.ndarray, positions: Sequence[int], value: int) -> list[int]:
+    """Change values, and say in which chunks."""
     changed = np.unique(np.array(positions, np.int64))
     bits[changed] = (changed + value) % 65536
-    return changed
+    return np.unique(changed // SMALL_CHUNK).tolist()
 
 
 updates = st.lists(st.tuples(st.lists(st.integers(0, TOTAL - 1), max_size=8), st.integers(0, 65535), st.booleans()), max_size=12)
@@ -69,8 +79,8 @@ def test_widening_is_exact_for_every_bit_pattern(patterns: list[int]):
     np.testing.assert_array_equal(served(replica_of(bits)), widened(bits))
 
 
-def test_a_state_larger_than_one_slice_is_written_whole():
-    total = (1 << 20) + 12_345
+def test_a_state_that_ends_within_a_chunk_is_written_whole():
+    total = 3 * SMALL_CHUNK + 1
     bits = np.zeros(total, np.uint16)
     replica = replica_of(bits)
     for version in (2, 3):
@@ -113,7 +123,7 @@ def test_a_holder_that_fails_gives_the_set_back():
     with pytest.raises(RuntimeError), replica.acquire():
         raise RuntimeError
     for version in (2, 3):
-        replica.flip(version, np.array([], np.int64))
+        replica.flip(version, [])
     assert replica.version == 3
 
 
@@ -139,7 +149,7 @@ def test_while_updates_flow_every_reader_sees_exactly_one_version(seed: int):
     for version in range(2, 60):
         whole = bool(generator.integers(2))
         bits[:] = version
-        replica.flip(version, None if whole else np.arange(TOTAL, dtype=np.int64))
+        replica.flip(version, None if whole else range(TOTAL // SMALL_CHUNK))
     done.set()
     for reader in readers:
         reader.join(20)
@@ -159,8 +169,8 @@ def test_a_flipped_model_answers_as_a_new_one_of_the_same_state_does():
 
     before = answer()
     for version, state in ((2, new), (3, old), (4, new)):
-        changed = np.flatnonzero(bits != state)
-        bits[changed] = state[changed]
+        changed = np.unique(np.flatnonzero(bits != state) // SMALL_CHUNK).tolist()
+        bits[:] = state
         replica.flip(version, changed)
     fresh = task.answer(task.new_model(bundle.layout, torch.from_numpy(widened(new))), inputs)
     assert answer() == [found.probabilities for found in fresh]
@@ -218,7 +228,7 @@ def test_two_channels_and_a_spare_are_three_sets():
     replica.open(Channel.BLESSED, np.zeros(TOTAL, np.uint16), 1)
     seen = set()
     for version, channel in enumerate([Channel.CURRENT, Channel.BLESSED, Channel.BLESSED, Channel.CURRENT] * 3, start=2):
-        replica.flip(version, np.array([], np.int64), channel)
+        replica.flip(version, [], channel)
         for one in Channel:
             with replica.acquire(one) as held:
                 seen.add(held.flat.ctypes.data)

@@ -61,8 +61,8 @@ class Replica:
     def version(self) -> int:
         return self.versions[Channel.CURRENT]
 
-    def flip(self, version: int, positions: np.ndarray | None, channel: Channel) -> None:
-        assert positions is not None
+    def flip(self, version: int, chunks: list[int] | None, channel: Channel) -> None:
+        assert chunks == [0]
         self.versions[channel] = version
 
     def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
@@ -94,10 +94,7 @@ class Pod:
         self.updater = Updater(self.subscriber, self.replica, self.intake, self.tally, pod="pod-a", clock=lambda: self.now)  # type: ignore[arg-type]
 
     def update(self, version: int, included: list[float] | None = None, *, channel: Channel = Channel.CURRENT) -> None:
-        positions = np.array([0], np.int64)
-        self.subscriber.coming.put(
-            Update(channel, version, 990.0 + version, positions, included or [], blessed=1, epoch=1, revision=version)
-        )
+        self.subscriber.coming.put(Update(channel, version, 990.0 + version, [0], included or [], blessed=1, epoch=1, revision=version))
 
     def reports(self) -> list[tuple[int, int, float, float]]:
         found = [event.pod_report for event in self.intake.events]

@@ -36,7 +36,7 @@ from liveloop.weights.records import Records
 from liveloop.weights.state import FlatState
 from liveloop.weights.store import blob_name
 from liveloop.weights.subscriber import Subscriber, Update
-from tests.weight_samples import FROZEN, KEY, TOTAL, Versions, bundle, finite_bits, step
+from tests.weight_samples import FROZEN, KEY, TOTAL, Versions, bundle, chunks_that_differ, finite_bits, step
 
 PATIENCE = 30.0
 
@@ -133,7 +133,7 @@ def test_an_update_says_what_changed(store: DirectoryStore, versions: Versions) 
     assert (update.version, update.created_at, update.included) == (2, 1e9 + 2, [2.0])
     assert (update.blessed, update.epoch, update.revision) == (1, 1, 2)
     assert pod.created_at == started(store).created_at == update.created_at
-    assert np.array_equal(update.positions, np.flatnonzero(versions.bits[1] != versions.bits[2]))
+    assert update.chunks == chunks_that_differ(versions.bits[1], versions.bits[2])
 
 
 def test_a_pod_that_waits_is_woken(store: DirectoryStore, versions: Versions) -> None:
@@ -169,7 +169,7 @@ def test_skipped_versions_are_one_update_that_covers_them(store: DirectoryStore,
     update = updated(pod)
     assert_holds(pod, versions, 6)
     assert update.included == [2.0, 3.0, 4.0, 5.0, 6.0]
-    assert np.array_equal(update.positions, np.flatnonzero(versions.bits[1] != versions.bits[6]))
+    assert update.chunks == chunks_that_differ(versions.bits[1], versions.bits[6])
     assert pod.next(0.0) is None
 
 
@@ -196,8 +196,7 @@ def test_a_version_that_changes_nothing_is_a_version(store: DirectoryStore, vers
     versions.publish(bits=versions.bits[1])
     update = updated(pod)
     assert (update.version, update.included) == (2, [2.0])
-    assert update.positions is not None
-    assert len(update.positions) == 0
+    assert update.chunks == []
 
 
 def test_a_version_that_changes_everything_is_exact(store: DirectoryStore, versions: Versions) -> None:
@@ -380,7 +379,7 @@ def test_a_pod_far_behind_fetches_only_the_chunks_that_differ(
     get = DirectoryStore.get
     monkeypatch.setattr(DirectoryStore, "get", lambda self, names: got.extend(names) or get(self, names))
     update = updated(pod)
-    assert update.positions is None
+    assert update.chunks is None
     assert_holds(pod, versions, 10)
     frozen = FlatState(versions.bits[1].copy()).chunk_digests[:32].hex()
     assert frozen not in got
@@ -398,7 +397,7 @@ def test_a_pod_just_behind_a_new_keyframe_follows_the_patches(
         versions.publisher.close()
     assert versions.publisher.head.chain[0].version > 2
     update = updated(pod)
-    assert update.positions is not None
+    assert update.chunks is not None
     assert update.included == [float(version) for version in range(2, 11)]
     assert_holds(pod, versions, 10)
 
@@ -418,7 +417,7 @@ def test_a_pod_whose_patches_were_collected_after_it_read_of_them_takes_the_keyf
         versions.publisher.close()
     versions.publisher.collect([])
     assert versions.publisher.head.chain[0].version > 3
-    assert updated(pod).positions is None
+    assert updated(pod).chunks is None
     assert_holds(pod, versions, 7)
 
 
@@ -575,7 +574,7 @@ def test_a_pod_whose_memory_was_damaged_heals_itself(store: DirectoryStore, vers
     versions.publish()
     with pytest.raises(BlobCorrupt):
         pod.next(PATIENCE)
-    assert updated(pod).positions is None
+    assert updated(pod).chunks is None
     assert_holds(pod, versions, 2)
 
 
@@ -683,7 +682,7 @@ def test_a_learner_put_back_to_a_backup_is_followed_under_a_new_epoch(tmp_path: 
             other = step(other, 100 + version)
             restored.publish(restored.stage(other), version=version, step=version, included=[], created_at=0.0)
     update = updated(pod)
-    assert (update.version, update.epoch, update.positions) == (3, 2, None)
+    assert (update.version, update.epoch, update.chunks) == (3, 2, None)
     assert np.array_equal(pod.state.bits, other)
 
 

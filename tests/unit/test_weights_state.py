@@ -15,7 +15,7 @@ from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.patch import CHUNK
 from liveloop.weights.staging import stage
 from liveloop.weights.state import FlatState
-from tests.weight_samples import FROZEN, TOTAL, finite_bits, layout, patch_of, step
+from tests.weight_samples import FROZEN, TOTAL, chunks_that_differ, finite_bits, layout, patch_of, step
 
 
 def test_the_digest_is_over_the_list_of_the_chunks_digests() -> None:
@@ -29,10 +29,10 @@ def test_the_digest_is_over_the_list_of_the_chunks_digests() -> None:
 def test_a_patched_state_equals_the_new_one_and_tells_what_changed() -> None:
     old, new = finite_bits(), step(finite_bits(), 1)
     state = FlatState(old.copy())
-    positions = state.apply_chain([patch_of(old, new)], FlatState(new.copy()).digest)
+    chunks = state.apply_chain([patch_of(old, new)], FlatState(new.copy()).digest)
     assert np.array_equal(state.bits, new)
     assert state.digest == FlatState(new.copy()).digest
-    assert np.array_equal(positions, np.flatnonzero(old != new))
+    assert chunks == chunks_that_differ(old, new)
 
 
 def test_a_chain_of_patches_is_one_change() -> None:
@@ -41,9 +41,9 @@ def test_a_chain_of_patches_is_one_change() -> None:
         versions.append(step(versions[-1], seed))
     patches = [patch_of(old, new) for old, new in pairwise(versions)]
     state = FlatState(versions[0].copy())
-    positions = state.apply_chain(patches, FlatState(versions[-1].copy()).digest)
+    chunks = state.apply_chain(patches, FlatState(versions[-1].copy()).digest)
     assert np.array_equal(state.bits, versions[-1])
-    assert np.array_equal(positions, np.flatnonzero(versions[0] != versions[-1]))
+    assert chunks == chunks_that_differ(versions[0], versions[-1])
 
 
 @pytest.mark.parametrize("length", [1, 3])
@@ -99,9 +99,9 @@ def test_a_state_of_many_chunks_follows_its_patches() -> None:
     patches = [patch_of(old, new) for old, new in pairwise(versions)]
     for last in (1, 3):
         state = FlatState(versions[0].copy())
-        positions = state.apply_chain(patches[:last], FlatState(versions[last].copy()).digest)
+        chunks = state.apply_chain(patches[:last], FlatState(versions[last].copy()).digest)
         assert np.array_equal(state.bits, versions[last])
-        assert np.array_equal(positions, np.flatnonzero(versions[0] != versions[last]))
+        assert chunks == chunks_that_differ(versions[0], versions[last])
 
 
 def test_parts_that_overlap_are_refused() -> None:

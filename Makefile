@@ -43,8 +43,9 @@ check: dev ## linters, types, layers, the contract and its generated code
 	$(call generate,build/proto)
 	diff -r -x __pycache__ -x __init__.py build/proto/liveloop/v1 liveloop/v1
 
-nightly: dev system ## every test, with many more examples of each property
-	$(PYTEST) --hypothesis-profile=nightly
+nightly: dev system ## every test, those that take an hour too, with many more examples; then ten minutes of fuzzing
+	$(PYTEST) -m 'nightly or not nightly' --hypothesis-profile=nightly
+	$(BIN)/python -m tests.fuzz
 
 bench: install ## freshness and throughput of a loop of its own, its weights in motion, and what updates cost
 	$(BIN)/liveloop bench loop

@@ -24,6 +24,7 @@ from liveloop.weights.store import WeightStore
 from services.learner.evaluator import Evaluator
 from services.learner.scope import SCOPE_FILE, parse
 from services.learner.trainer import Recipe, Trainer
+from services.learner.verdict import ENOUGH
 
 _TAKEN = ("task", "feedback")
 """Splits that are not the user's."""
@@ -59,6 +60,10 @@ def load_materials(settings: Settings, device: torch.device) -> Materials:
     task = Classification(model.bundle)
     train, digest = _rows(settings.data / "task" / "train.jsonl", task.labels)
     labelled = _evaluated(settings.data / "task", task.labels)
+    if settings.publish == "gated" and len(labelled) < ENOUGH:
+        raise Misconfigured(
+            f"publish = gated needs at least {ENOUGH} labelled rows to evaluate on; {settings.data / 'task'} has {len(labelled)}"
+        )
     return Materials(store, key, model.epoch, task, model.bundle.layout, train, labelled, _recipe(settings, device, digest))
 
 

@@ -189,5 +189,6 @@ def memory(layout: Layout) -> tuple[float, float]:
     inference = 2 * layout.total + 2 * 4 * layout.total  # bf16 state, two fp32 sets
     states = 2 * 2 * layout.total + 2 * 4 * layout.total  # published and staged bf16; master, evaluated
     learning = 4 * 4 * trained  # EMA, gradients, two moments
+    compared = 4 * 2 * trained  # what is served in the newest, a probed, the blessed and the anchor version
     saving = 4 * 4 * trained  # a copy of master, EMA and moments while it is written to disk
-    return inference, states + learning + saving
+    return inference, states + learning + compared + saving

@@ -1,7 +1,7 @@
 """How often the canary's users decide wrongly, and how many judgements they need: `python benchmarks/canary_simulation.py`.
 
-A canary of a tenth of the askers. Every judge says wrong at a rate of his own, drawn around the version's (a beta distribution whose
-standard deviation is a third of the mean), so that judges differ more than versions do. The learner looks after every 100 judgements.
+A canary of a tenth of the askers; the blessed version is wrong for 20 % of the judges. Every judge says wrong at a rate of his own, drawn
+around his version's from a beta distribution, so that judges differ more than versions do. The learner looks after every 100 judgements.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ SHARE = 0.1
 LOOK_EVERY = 100
 NEWEST = 10_000
 BASE = 0.2
+_SPREAD = 8.0
+"""a + b of the beta distribution: at a mean of 0.2 a standard deviation of 0.13."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,21 @@ class Site:
 
 def judgements(site: Site, rng: np.random.Generator) -> Iterator[Judgement]:
     """An endless stream."""
-    spread = 8.0  # a + b of the beta distribution
-    askers = [rng.bytes(16) for _ in range(site.judges)]
-    habits = {asker: rng.random() for asker in askers}
+    regulars = [(asker, _rate(site, asker, rng)) for asker in (rng.bytes(16) for _ in range(site.judges))]
     while True:
-        asker = askers[rng.integers(site.judges)] if askers else rng.bytes(16)
-        channel = channel_of(asker, SHARE)
-        rate = BASE + (site.worse if channel is Channel.CURRENT else 0.0)
-        own = float(np.random.default_rng(int(habits[asker] * 2**53)).beta(rate * spread, (1 - rate) * spread)) if askers else rate
-        yield Judgement(channel, asker, float(rng.random() < own))
+        asker, rate = regulars[rng.integers(site.judges)] if regulars else _stranger(site, rng)
+        yield Judgement(channel_of(asker, SHARE), asker, float(rng.random() < rate))
+
+
+def _stranger(site: Site, rng: np.random.Generator) -> tuple[bytes, float]:
+    asker = rng.bytes(16)
+    return asker, _rate(site, asker, rng)
+
+
+def _rate(site: Site, asker: bytes, rng: np.random.Generator) -> float:
+    """How often this judge says wrong."""
+    mean = BASE + (site.worse if channel_of(asker, SHARE) is Channel.CURRENT else 0.0)
+    return float(rng.beta(mean * _SPREAD, (1 - mean) * _SPREAD))
 
 
 def run(site: Site, *, seed: int, limit: int) -> tuple[Decision, int]:
@@ -59,12 +67,12 @@ def run(site: Site, *, seed: int, limit: int) -> tuple[Decision, int]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--limit", type=int, default=20_000, help="judgements after which a run ends")
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=10_000, help="judgements after which a run ends")
     options = parser.parse_args()
     print(f"{'judges':>8} {'points worse':>12} {'promoted':>9} {'rolled back':>12} {'neither':>8}  median judgements to the decision")
     for judges in (0, 2000):
-        for worse in (-0.05, 0.0, 0.03, 0.05, 0.1, 0.2, 0.6):
+        for worse in (0.0, 0.03, 0.1, 0.2, 0.6):
             ends = [run(Site(judges, worse), seed=seed, limit=options.limit) for seed in range(options.runs)]
             shares = [
                 sum(end is decision for end, _ in ends) / len(ends) for decision in (Decision.PROMOTE, Decision.ROLLBACK, Decision.WATCH)

@@ -119,7 +119,8 @@ def load_settings(**command_line: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise Misconfigured(f"the setting {name} is not usable: {first['msg']}") from error
+        which = f"the setting {name} is" if name else "the settings are"
+        raise Misconfigured(f"{which} not usable: {first['msg']}") from error
     except ValueError as error:  # a liveloop.toml that is not TOML
         raise Misconfigured(f"liveloop.toml cannot be read: {error}") from error
 

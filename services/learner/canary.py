@@ -33,7 +33,7 @@ _MORE_FAILURES = 0.01
 _SLOWER = 1.5
 """Times the other's seconds that are slower: a bad neighbour on the machine slows both."""
 _Z_95, _Z_CERTAIN = 1.960, 4.417
-"""The second is 99.999 %: of two equal versions looked at a hundred times, 99.9 % would call one of fifty worse."""
+"""The second is 99.999 %: each of many looks is another chance to err."""
 
 
 class Decision(Enum):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from liveloop.errors import Misconfigured
+from liveloop.settings import load_settings
 from liveloop.v1 import events_pb2
 from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP, ChannelReport, Event, Feedback, FeedbackEvent, Input, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
@@ -82,6 +84,12 @@ def test_a_version_that_its_users_call_wrong_is_taken_back_once_and_its_feedback
     assert State.FEEDBACK_STATE_QUARANTINED in bench.states()
     bench.turn_until(lambda: not bench.parts.batches.waiting() and bench.is_quiet())
     assert [row.kind for row in bench.parts.journal.since(0)].count("reset") == 1
+
+
+def test_a_canary_and_gated_publishing_exclude_each_other():
+    assert load_settings(canary_share=0.1).canary_share == 0.1
+    with pytest.raises(Misconfigured, match="exclude each other"):
+        load_settings(canary_share=0.1, publish="gated")
 
 
 def test_a_judgement_counts_as_it_stands_and_for_the_versions_in_question_only(bench: Bench):

@@ -122,7 +122,7 @@ class Disaster:
 
     def __init__(self, server: ValkeyServer, rng: random.Random) -> None:
         self._server, self._rng = server, rng
-        self._client = redis.Redis.from_url(server.url)
+        self._client = redis.Redis.from_url(server.url, socket_timeout=60)  # it may be saving, or have been paused
         self._heads: list[dict[bytes, bytes]] = []
         self._end: Callable[[], object] | None = None
         kinds = [self.flushed, self.restarted_empty, self.lost_its_last_writes, self.paused, self.away, self.full]

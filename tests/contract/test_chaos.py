@@ -54,7 +54,7 @@ LARGE = Size(versions=300, total=22_713_984, frozen=11_720_448, changes=900_000)
 def test_pods_hold_what_was_published_whatever_happens(tmp_path: Path, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = int(os.environ.get("LIVELOOP_CHAOS_SEED") or time.time_ns() % 1_000_000)
     print(f"LIVELOOP_CHAOS_SEED={seed}")
-    hasten(monkeypatch)
+    hasten(monkeypatch, timeout=0.5 if size.total <= MANY.total else 3.0)
     server = ValkeyServer(tmp_path / "valkey")
     server.start()
     ledger, rng = Ledger(), random.Random(seed)
@@ -85,13 +85,13 @@ def test_pods_hold_what_was_published_whatever_happens(tmp_path: Path, size: Siz
         server.kill()
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasten(monkeypatch: pytest.MonkeyPatch, *, timeout: float) -> None:
     """What waits for seconds in earnest waits for tenths here, so that much happens; keyframes come often."""
     monkeypatch.setattr(mirroring, "_CHECK", 0.2)
     monkeypatch.setattr(mirroring, "_FIRST_REST", 0.02)
     monkeypatch.setattr(subscriber, "_FIRST_REST", 0.01)
     monkeypatch.setattr(subscriber, "_LONGEST_REST", 0.2)
-    monkeypatch.setattr(redis_client, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(redis_client, "_TIMEOUT", timeout)
     monkeypatch.setattr(publishing, "KEYFRAME_INTERVAL", 12)
 
 

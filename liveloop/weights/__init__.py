@@ -5,6 +5,8 @@ state.py        FlatState: the bf16 bit patterns and the digests of their 1 MiB 
 patch.py        the codec: which bit patterns changed, and by how much, chunk by chunk
 manifest.py     signatures, and the two signed records: a version's manifest and the head
 records.py      Records: manifests and keyframes of a store, and which blobs a version needs
+head.py         HeadRecord: the head as its one writer keeps it
+staging.py      Staged: what would change if new bits were published
 publisher.py    Publisher: makes versions
 keyframes.py    Keyframe: a whole version, as blobs
 channels.py     the two channels of a canary, and whose answers come from which

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -171,8 +171,9 @@ class DirectoryStore:
         for folder in [self._heads, *(self._blobs / name for name in _listed(self._blobs))]:
             for name in _listed(folder):
                 path = folder / name
-                if name.startswith(".") and path.stat().st_mtime < horizon:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # whoever writes it is alive, and done with it
+                    if name.startswith(".") and path.stat().st_mtime < horizon:
+                        path.unlink()
 
     @contextmanager
     def _as_unavailable(self, done: str) -> Iterator[None]:

@@ -54,9 +54,10 @@ class FlatState:
 
         Raises:
             BlobCorrupt: a part is malformed, or the result is not the state with this digest.
-            WeightsRefused, Unavailable: what the iteration over parts raised. Always, what was overwritten is back then.
+            WeightsRefused, Unavailable: what the iteration over parts raised. Always, what was overwritten is back then, and every
+                chunk is digested anew: where memory was damaged the digest says so from then on.
         """
-        before, overwritten = bytes(self._digests), _Overwritten(self.bits, whole_chunks=len(patches) > 1)
+        overwritten = _Overwritten(self.bits, whole_chunks=len(patches) > 1)
         done = False
         try:
             for parts in patches:
@@ -70,7 +71,7 @@ class FlatState:
         finally:
             if not done:
                 overwritten.put_back()
-                self._digests[:] = before
+                self.rehash()
         return sorted(overwritten.chunks)
 
 

@@ -30,7 +30,6 @@ class VersionedState:
         """Take over `state`, the version that `manifest` describes."""
         self.state = state
         self._manifest = manifest
-        self._doubtful = False  # a verified patch did not give the state that it should: fetch everything anew
 
     @property
     def version(self) -> int:
@@ -67,22 +66,20 @@ class VersionedState:
 
     def _become(self, records: Records, line: Sequence[Manifest], route: Route) -> list[int] | None:
         """Bring the state to the end of `line`, and return the chunks that may have changed."""
-        if self.state.digest == line[-1].state_digest and not self._doubtful:
+        if self.state.digest == line[-1].state_digest:
             return []  # as when old weights come back
-        if route.by_patches and not self._doubtful:
+        if route.by_patches:
             try:
                 with _timed("fetch"):
                     patches = records.patches(route.newer)
                 with _timed("patch"):
                     return self.state.apply_chain(patches, line[-1].state_digest)
-            except (BlobCorrupt, BlobMissing) as error:
-                self._doubtful = isinstance(error, BlobCorrupt)
+            except (BlobCorrupt, BlobMissing):
                 if len(route.newer) < len(line):
                     raise  # the way over the keyframe needs these patches too; those before it nobody may ever put back
         with _timed("keyframe"):
-            total = len(self.state.bits)
-            self.state.assign(records.restore(line, total, None if self._doubtful else self.state))
-        self._doubtful = False
+            self.state.rehash()  # a chunk that was damaged in memory is fetched like one that changed
+            self.state.assign(records.restore(line, len(self.state.bits), self.state))
         return None
 
 

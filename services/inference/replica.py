@@ -67,17 +67,21 @@ class Replica:
                 held.holders -= 1
                 self._free.notify_all()
 
+    def serves(self, channel: Channel, bits: np.ndarray) -> bool:
+        """Whether a channel is in use and is served from the flat state `bits`, that very array."""
+        return self._bits.get(channel) is bits and channel in self._served
+
     def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
-        """Serve one more channel, from the flat state `bits`; like all that writes, for one thread alone."""
+        """Serve one more channel, or one from another flat state, `bits`; like all that writes, for one thread alone."""
         self._bits[channel] = bits
+        if self._spare.channel is channel:
+            self._spare.missed.update(self._chunks)  # it was written from another state
         self._served[channel] = self._new_set(channel, version)
 
     def close(self, channel: Channel) -> None:
         """Let go of a channel; harmless where it is not in use."""
         self._bits.pop(channel, None)
         self._served.pop(channel, None)
-        if self._spare.channel is channel:
-            self._spare.missed.update(self._chunks)
 
     def flip(self, version: int, chunks: Iterable[int] | None, channel: Channel = Channel.CURRENT) -> None:
         """Serve the channel's state as it is now, as `version`; values in `chunks` changed since its last flip, None: in any.

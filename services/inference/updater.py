@@ -49,6 +49,7 @@ class Updater:
         """Begin; the version that is served already is reported first."""
         announce("weight_updates_total", "weight_update_duration_seconds", "feedback_to_served_seconds")
         self._show(self._replica.version, self._subscriber.created_at)
+        self._show_blessed()
         self._thread.start()
 
     def stop(self) -> None:
@@ -67,6 +68,7 @@ class Updater:
                     self._apply(update)
                 for channel in self._replica.versions.keys() - self._subscriber.served.keys():
                     self._replica.close(channel)
+                    self._show_blessed()
             except WeightsRefused as error:  # the subscriber rests by itself before it looks again
                 self._failed("refused", error)
             except Unavailable as error:
@@ -78,17 +80,17 @@ class Updater:
 
     def _apply(self, update: Update) -> None:
         started = time.perf_counter()
-        if update.channel in self._replica.versions:
+        bits = self._subscriber.served[update.channel].state.bits
+        if self._replica.serves(update.channel, bits):
             self._replica.flip(update.version, update.chunks, update.channel)
-        else:
-            self._replica.open(update.channel, self._subscriber.served[update.channel].state.bits, update.version)
+        else:  # a new channel, or one that was given up and taken up again since the last update
+            self._replica.open(update.channel, bits, update.version)
         histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)
         counter("weight_updates_total").labels("applied").inc()
         if update.channel is Channel.CURRENT:
             self._flipped_at = self._clock()
             self._show(update.version, update.created_at)
-        else:
-            gauge("model_blessed_version").set(update.version)
+        self._show_blessed()
         self._report()
         for accepted_at in update.included:
             histogram("feedback_to_served_seconds").observe(self._flipped_at - accepted_at)
@@ -97,6 +99,9 @@ class Updater:
     def _show(version: int, created_at: float) -> None:
         gauge("model_version").set(version)
         gauge("model_version_timestamp_seconds").set(created_at)
+
+    def _show_blessed(self) -> None:
+        gauge("model_blessed_version").set(self._replica.versions.get(Channel.BLESSED, 0))
 
     def _report(self) -> None:
         now, head = self._clock(), self._subscriber.head

@@ -317,6 +317,15 @@ def test_the_directory_sweeps_what_dead_processes_left(tmp_path: Path) -> None:
     assert set(store.names()) == set(BLOBS)
 
 
+def test_deleting_goes_on_where_a_file_that_was_being_written_is_gone_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path.as_uri())
+    store.put(BLOBS)
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*listed(folder), ".gone"])
+    store.delete(BLOBS)
+    assert set(store.names()) == set()
+
+
 def test_a_directory_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("a file where the folder should be")
     with pytest.raises(Unavailable, match="cannot be written"):

@@ -179,7 +179,7 @@ def test_a_flipped_model_answers_as_a_new_one_of_the_same_state_does():
 
 channel_updates = st.lists(
     st.tuples(
-        st.sampled_from(["current", "blessed", "close"]),
+        st.sampled_from(["current", "blessed", "close", "anew"]),
         st.lists(st.integers(0, TOTAL - 1), max_size=8),
         st.integers(0, 65535),
         st.booleans(),
@@ -197,10 +197,12 @@ def test_after_any_updates_of_two_channels_each_serves_its_own_state(changes: li
             replica.close(Channel.BLESSED)
             states.pop(Channel.BLESSED, None)
             continue
-        channel = Channel[what.upper()]
-        if channel not in states:
+        channel = Channel.BLESSED if what == "anew" else Channel[what.upper()]
+        if channel not in states or what == "anew":
             states[channel] = np.full(TOTAL, value, np.uint16)
+            assert not replica.serves(channel, states[channel])
             replica.open(channel, states[channel], version)
+            assert replica.serves(channel, states[channel])
         else:
             changed = change(states[channel], positions, value)
             replica.flip(version, None if everything else changed, channel)

@@ -56,6 +56,7 @@ class Subscriber:
 class Replica:
     def __init__(self) -> None:
         self.versions = {Channel.CURRENT: 1}
+        self.opened: dict[Channel, np.ndarray] = {}
 
     @property
     def version(self) -> int:
@@ -65,13 +66,16 @@ class Replica:
         assert chunks == [0]
         self.versions[channel] = version
 
+    def serves(self, channel: Channel, bits: np.ndarray) -> bool:
+        return channel is Channel.CURRENT or self.opened.get(channel) is bits
+
     def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
-        assert channel not in self.versions
         assert bits.shape == (1,)
+        self.opened[channel] = bits
         self.versions[channel] = version
 
     def close(self, channel: Channel) -> None:
-        del self.versions[channel]
+        del self.versions[channel], self.opened[channel]
 
 
 class Intake:
@@ -182,10 +186,23 @@ def test_a_channel_is_opened_flipped_and_closed_as_heads_say_and_each_is_reporte
             ChannelReport(channel=events_pb2.CHANNEL_BLESSED, version=7, answered=3, batches=1, seconds=0.5),
             ChannelReport(channel=events_pb2.CHANNEL_BLESSED, version=8),
         ]
+        wait_for(lambda: value("model_blessed_version") == 8)
         del pod.subscriber.served[Channel.BLESSED]
         pod.update(9)
         wait_for(lambda: pod.replica.versions == {Channel.CURRENT: 9})
+        wait_for(lambda: value("model_blessed_version") == 0)
         assert value("model_version") == 9
+
+
+def test_a_channel_that_was_given_up_and_taken_up_again_between_two_updates_is_served_from_its_new_state():
+    with running() as pod:
+        pod.update(7, channel=Channel.BLESSED)
+        wait_for(lambda: len(pod.reports()) == 2)
+        again = VersionedState(FlatState(np.ones(1, np.uint16)), Manifest(version=8))
+        pod.subscriber.served[Channel.BLESSED] = again
+        pod.update(8, channel=Channel.BLESSED)
+        wait_for(lambda: len(pod.reports()) == 3)
+        assert pod.replica.opened[Channel.BLESSED] is again.state.bits
 
 
 def test_the_last_good_copy_is_tried_again_after_a_failure():

@@ -522,7 +522,8 @@ def test_a_damaged_patch_is_refused_and_taken_once_it_is_whole(tmp_path: Path, s
         pod.next(PATIENCE)
     assert_holds(pod, versions, 1)
     path.write_bytes(whole)
-    assert updated(pod).version == 2
+    update = updated(pod)
+    assert (update.version, update.chunks) == (2, chunks_that_differ(versions.bits[1], versions.bits[2]))  # the keyframe was not fetched
     assert_holds(pod, versions, 2)
 
 
@@ -576,6 +577,20 @@ def test_a_pod_whose_memory_was_damaged_heals_itself(store: DirectoryStore, vers
         pod.next(PATIENCE)
     assert updated(pod).chunks is None
     assert_holds(pod, versions, 2)
+
+
+def test_damaged_memory_is_healed_on_the_way_over_a_keyframe_too(
+    store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyframe_every(3, monkeypatch)
+    pod = started(store)
+    for _ in range(8):
+        versions.publish()
+        versions.publisher.close()
+    versions.publisher.collect([])
+    pod.state.bits[3] ^= 1
+    assert updated(pod).chunks is None
+    assert_holds(pod, versions, 9)
 
 
 def test_a_head_with_a_bad_signature_is_refused(tmp_path: Path, store: DirectoryStore, versions: Versions) -> None:

@@ -157,8 +157,9 @@ class Examiner:
             self._probe, self._probed, self._probe_ended = None, under_way.candidate.version, time.monotonic()
             self._forget_all_but(self._full)
             return None
-        self._full, self._evaluated = None, under_way.candidate.version
-        return self._decide(under_way)
+        verdict = self._decide(under_way)
+        self._full, self._evaluated = None, under_way.candidate.version  # not before: what cannot be published now is decided again
+        return verdict
 
     def _is_probe_due(self) -> bool:
         assert self._full is not None

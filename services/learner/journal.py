@@ -169,8 +169,9 @@ class Journal(Versions):
         return int(self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0])
 
     def is_undone(self, version: int) -> bool:
-        """A reset went back to before the row that made it, and no later one to it."""
-        return not is_in(self._lineage(self.next_row() - 1), self._row_of(version))
+        """A reset went back to before the row that made it, and no later one to it. One without a row is older than all rows: it stands."""
+        row = self._row_of(version)
+        return row > 0 and not is_in(self._lineage(self.next_row() - 1), row)
 
     def _lineage(self, row: int) -> list[Span]:
         return standing(resets(self.db), row)

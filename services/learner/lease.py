@@ -97,9 +97,9 @@ class LeasedDatabase:
                     self._extend(db)
 
     def release(self) -> None:
-        """Give the lease back, so that a successor need not wait."""
+        """Give the lease back for good, so that a successor need not wait: whoever still writes or renews finds it lost."""
         with _translated(), self._immediate():
-            self.db.execute("UPDATE lease SET deadline = 0 WHERE epoch = ? AND holder = ?", (self.epoch, self._holder))
+            self.db.execute("UPDATE lease SET deadline = 0, holder = '' WHERE epoch = ? AND holder = ?", (self.epoch, self._holder))
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

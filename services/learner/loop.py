@@ -16,7 +16,7 @@ from services.learner.guard import Guard
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal, Row
 from services.learner.micro_batch import MicroBatches
-from services.learner.operator import Operator
+from services.learner.operator import By, Operator
 from services.learner.orders import Orders
 from services.learner.promotion import Promotion
 from services.learner.publication import Publication
@@ -78,7 +78,7 @@ class LearnerLoop:
         self._recipe = recipe
         self._pace = pace
         self._operator = Operator(parts.journal, parts.publication, recipe, self.rollback)
-        self._promotion = Promotion(parts.journal, parts.publication, self._operator.promote)
+        self._promotion = Promotion(parts.journal, parts.publication, self._promote)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0
@@ -101,7 +101,6 @@ class LearnerLoop:
             HeadConflict: a store knows a newer epoch than this learner's.
             Misconfigured: the store to mirror to holds another model, or the journal cannot be written.
         """
-        self._parts.publication.catch_up(self._parts.trainer.bits)
         with self._parts.orders.accepting():
             while not self._stopping.is_set():
                 try:
@@ -121,6 +120,7 @@ class LearnerLoop:
         if parts.orders.carry_out(self._operator):
             parts.examiner.begin_again()
             self._chores_at = 0.0  # what is kept may have changed
+        parts.publication.catch_up(parts.trainer.bits)
         self._read()
         waiting = self._waiting()
         due = self._seconds_until_due() <= 0.0 and not parts.journal.is_paused()
@@ -236,6 +236,11 @@ class LearnerLoop:
         parts.publication.publish(row, staged)
         return row
 
+    def _promote(self, version: int, by: By) -> None:
+        """Bless what users prefer; what is being evaluated is compared with that from now on."""
+        self._operator.promote(version, by)
+        self._parts.examiner.begin_again()
+
     # Housekeeping
 
     def _chores(self) -> None:
@@ -253,7 +258,6 @@ class LearnerLoop:
         parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
         kept = parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history)
         parts.publication.publisher.collect([*kept, *parts.examiner.needs, parts.publication.candidate])
-        parts.publication.catch_up(parts.trainer.bits)
 
     def _save(self, *, wait: bool) -> None:
         with self._parts.journal.transaction():  # under the lease: the newest row is ours, and these tensors are what it left

@@ -129,11 +129,23 @@ def _rows(path: Path, labels: tuple[str, ...]) -> tuple[list[LabelledExample], s
         return [], ""
     content = path.read_bytes()
     index = {label: number for number, label in enumerate(labels)}
-    rows = [json.loads(line) for line in content.decode().splitlines()]
-    unknown = {row["label"] for row in rows} - index.keys()
+    rows = [_row(path, number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+    unknown = {label for _, label in rows} - index.keys()
     if unknown:
         raise Misconfigured(
             f"{path} has the label {min(unknown)!r}, which the model has not; "
             "make a model for this data in another data folder, `liveloop init --data FOLDER --task-data FILE`"
         )
-    return [LabelledExample(row["text"], index[row["label"]]) for row in rows], blake3(content).hexdigest()
+    return [LabelledExample(text, index[label]) for text, label in rows], blake3(content).hexdigest()
+
+
+def _row(path: Path, number: int, line: bytes) -> tuple[str, str]:
+    """Text and label."""
+    try:
+        row = json.loads(line)
+        text, label = row["text"], row["label"]
+    except (ValueError, KeyError, TypeError):
+        text = label = None
+    if not (isinstance(text, str) and isinstance(label, str)):
+        raise Misconfigured(f'line {number} of {path} is not a row {{"text": ..., "label": ...}}')
+    return text, label

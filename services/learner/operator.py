@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from liveloop.errors import NotNow, WeightsRefused
+from liveloop.errors import HeadConflict, NotNow, WeightsRefused
 from services.learner.journal import Journal, Row
 from services.learner.publication import Publication
 from services.learner.quarantine import Name, Quarantine
@@ -52,6 +52,8 @@ class Operator:
         self._publication.require(to)
         try:
             return self._rollback(to, by.who, by.why)
+        except HeadConflict:  # it is no business of the order's
+            raise
         except WeightsRefused as error:
             raise NotNow(f"version {to} cannot be read any more: {error.reason}") from error
 

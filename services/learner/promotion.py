@@ -66,7 +66,7 @@ class Promotion:
     def __init__(
         self, journal: Journal, publication: Publication, promote: Callable[[int, By], object], *, clock: Callable[[], float] = time.time
     ) -> None:
-        """`promote(version, by)` is the operator's; `clock` is Unix seconds."""
+        """`promote(version, by)` blesses it; `clock` is Unix seconds."""
         self._journal = journal
         self._publication = publication
         self._promote = promote

@@ -6,6 +6,8 @@ gated   a version is published once it passed the full evaluation, and is blesse
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from liveloop import telemetry
@@ -55,17 +57,24 @@ class Publication:
             self._publish(row, staged)
 
     def catch_up(self, bits: np.ndarray) -> None:
-        """Finish the publish that a crash or a full disk left undone; `bits` is the state the journal ends in."""
+        """Finish the publish that a crash or a full disk left undone; `bits` is the state the journal ends in.
+
+        Before the next row: what a reset takes back must not be served until another row passes, nor stay blessed.
+        """
         row = self._journal.last()
-        if row is not None and row.version is not None and row.version > self.publisher.head.current:
+        if row is None or row.version is None or row.version <= self.publisher.head.current:
+            return
+        if row.kind == "reset" or not self._gated:
             self.publish(row, self.stage(bits))
 
     def know_current(self) -> None:
-        """Record the head's version as published, where a crash came between the head and the journal's note of it."""
+        """Record the head's versions as published: a crash came between the head and the journal's note of it, or the journal was lost."""
         head = self.publisher.head
-        link, parent = head.chain[-1], head.chain[-2].version if len(head.chain) > 1 else 0
-        if not self._journal.is_published(link.version):
-            self._journal.published(link.version, parent=parent, manifest=link.manifest, patch_bytes=link.patch_bytes)
+        parents = {link.version: before.version for before, link in pairwise(head.chain)}
+        for link in [*head.kept, *head.chain]:
+            if not self._journal.is_published(link.version):
+                parent = parents.get(link.version, 0)
+                self._journal.published(link.version, parent=parent, manifest=link.manifest, patch_bytes=link.patch_bytes)
         self._journal.blessed(head.blessed)
 
     def passed(self, version: int, trained: np.ndarray) -> None:

@@ -102,10 +102,10 @@ class JournalView:
         return version
 
     def _state(self, version: Version, *, undone: bool) -> VersionState.ValueType:
-        if version.held:
-            return VersionState.VERSION_STATE_HELD
         if undone:
             return VersionState.VERSION_STATE_ROLLED_BACK
+        if version.held:
+            return VersionState.VERSION_STATE_HELD
         if version.blessed:
             return VersionState.VERSION_STATE_BLESSED
         on_canary = version.current and self._canary_share < 1.0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from liveloop.errors import Unavailable
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
 from liveloop.tasks.flat import widen
@@ -19,7 +20,7 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.weights_pb2 import Layout
 from services.learner import examiner as examiner_module
 from services.learner.evaluator import Evaluator
-from services.learner.examiner import PROBE, SLICE
+from services.learner.examiner import PROBE, SLICE, Examiner
 from services.learner.loop import GUARD, LearnerLoop
 from services.learner.trainer import Trainer
 from services.learner.view import JournalView
@@ -209,6 +210,61 @@ def test_gated_publishing_stays_gated_over_a_restart(gated: Bench):
     assert gated.head.current == 1
     gated.turn_until(gated.is_quiet)
     assert gated.head.current == gated.head.blessed == gated.parts.journal.last().version
+
+
+def test_a_version_that_passed_while_the_disk_was_full_is_published_later(gated: Bench, monkeypatch: pytest.MonkeyPatch):
+    gated.turn_until(gated.is_quiet)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(gated.publisher, "publish", full)
+        gated.thumb(THUMB_UP)
+        gated.turn_until(lambda: False)
+    assert gated.head.current == 1
+    gated.turn_until(gated.is_quiet)
+    assert gated.head.current == gated.head.blessed == gated.parts.journal.last().version > 1
+
+
+@pytest.mark.parametrize("kind", ["bench", "gated"])
+def test_a_rollback_that_could_not_be_published_is_published_before_the_next_step(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    learner: Bench = request.getfixturevalue(kind)
+    learner.turn_until(learner.is_quiet)
+    learn(learner)
+    learner.turn_until(learner.is_quiet)
+    assert learner.head.blessed > 1
+    learner.thumb(THUMB_UP)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(learner.publisher, "publish", full)
+        learner.loop.rollback(1, "ann", "it looked wrong")
+    reset = learner.parts.journal.last().version
+    monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))
+    learner.turn_until(lambda: learner.parts.journal.last().version > reset)
+    published = [number for (number,) in learner.parts.journal.db.execute("SELECT version FROM versions ORDER BY version")]
+    assert reset in published and learner.head.blessed == reset
+
+
+def full(*_: object, **__: object) -> None:
+    raise Unavailable("no space left")
+
+
+def test_a_lost_journal_leaves_the_blessed_version_to_compare_with_and_to_go_back_to(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.turn_until(bench.is_quiet)
+    learn(bench)
+    bench.turn_until(bench.is_quiet)
+    blessed, bits = bench.head.blessed, bench.parts.trainer.bits.copy()
+    with monkeypatch.context() as patch:
+        patch.setattr(Examiner, "has_work", property(lambda examiner: False))
+        spoil(bench, monkeypatch)
+    assert bench.head.current > bench.head.blessed == blessed > 1
+    bench.parts.journal.close()
+    bench.parts.tensors.close()
+    for path in (*bench.folder.glob("learner.db*"), *(bench.folder / "tensors").iterdir()):
+        path.unlink()
+    bench.start()
+    assert not bench.parts.journal.is_undone(blessed)
+    bench.turn_until(lambda: bench.parts.journal.last().kind == "reset")
+    bench.turn_until(bench.is_quiet)
+    assert np.array_equal(bench.publisher.state.bits, bits) and bench.head.blessed == bench.head.current
 
 
 def test_the_order_of_rows_is_stable_and_fair_to_every_split():

@@ -110,6 +110,8 @@ def test_a_released_lease_is_free_at_once(tmp_path: Path):
     first, second = new_journal(tmp_path, "one"), new_journal(tmp_path, "two")
     first.acquire(0)
     first.release()
+    with pytest.raises(LeaseLost):
+        first.note("refuse", RECIPE)  # nor does a thread that renews it take it back
     assert second.acquire(0)
 
 
@@ -186,6 +188,16 @@ def test_refused_feedback_is_given_back_only_once(tmp_path: Path):
         journal.quarantine([one], "refused")
         journal.give_back([one])
         assert batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == expected
+
+
+def test_a_version_that_was_held_back_and_undone_is_shown_as_rolled_back(tmp_path: Path):
+    journal = new_journal(tmp_path)
+    journal.acquire(0)
+    journal.change("init", RECIPE, {}, b"v1", version=1)
+    journal.change("settle", RECIPE, {}, b"v2")
+    journal.reset(1, RECIPE, b"v1", "worse", who="guard")
+    found = [version.state for version in JournalView(tmp_path / "learner.db").versions(2)]
+    assert found == [VersionState.VERSION_STATE_HELD, VersionState.VERSION_STATE_ROLLED_BACK]
 
 
 def test_a_pause_outlives_a_restart_until_it_is_resumed(tmp_path: Path):

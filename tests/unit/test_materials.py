@@ -45,7 +45,27 @@ def test_another_scope_is_refused_with_the_way_to_it(data: Path, scope: str):
 
 
 def test_task_data_with_a_label_that_the_model_has_not_is_refused_with_the_way_to_it(data: Path):
-    (data / "task").mkdir()
+    (data / "task").mkdir(exist_ok=True)
     (data / "task" / "train.jsonl").write_text(json.dumps({"text": "so so", "label": "neutral"}) + "\n")
     with pytest.raises(Misconfigured, match=r"the label 'neutral', which the model has not; make a model .* in another data folder"):
         load_materials(Settings(data=data), CPU)
+    (data / "task" / "train.jsonl").unlink()
+
+
+@pytest.mark.parametrize("line", ["{", '["text"]', '{"text": "so so"}', '{"text": null, "label": "negative"}'])
+def test_a_slice_that_does_not_read_is_refused_with_its_line(data: Path, line: str):
+    path = data / "task" / "slices" / "long.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"text": "so so", "label": "negative"}) + "\n" + line + "\n")
+    with pytest.raises(Misconfigured, match=r"line 2 of .*long\.jsonl is not a row"):
+        load_materials(Settings(data=data), CPU)
+    path.unlink()
+
+
+def test_the_rows_of_a_slice_are_a_split_of_its_name(data: Path):
+    (data / "task" / "slices").mkdir(parents=True, exist_ok=True)
+    path = data / "task" / "slices" / "long.jsonl"
+    path.write_text('{"text": "two\u2028lines", "label": "positive"}\n\n', "utf-8")
+    labelled = load_materials(Settings(data=data), CPU).labelled
+    assert {row: example.text for row, example in labelled.items()} == {"long:0": "two\u2028lines"}
+    path.unlink()

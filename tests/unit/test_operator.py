@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from liveloop import Client, InvalidInput, NotFound, NotNow, Unavailable
+from liveloop.errors import HeadConflict
 from liveloop.v1.events_pb2 import THUMB_UP
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import Version, VersionState
 from liveloop.weights import publisher
 from services.learner import loop as loop_module
 from services.learner.examiner import Examiner
+from services.learner.operator import By
 from services.learner.orders import Orders
 from services.learner.server import serve
 from services.learner.view import JournalView
@@ -137,6 +139,17 @@ def test_a_rolled_back_learner_is_redone_to_the_bit(led: Led):
     bits, version = led.parts.trainer.bits.copy(), led.head.current
     led.crash()
     assert np.array_equal(led.parts.trainer.bits, bits) and led.head.current == version
+
+
+def test_a_rollback_of_a_learner_that_another_one_overtook_ends_its_lead(led: Led, monkeypatch: pytest.MonkeyPatch):
+    def overtaken(*_: object, **__: object) -> None:
+        raise HeadConflict("another publisher moved the head")
+
+    first = led.learn()
+    led.learn()
+    monkeypatch.setattr(led.publisher, "publish", overtaken)
+    with pytest.raises(HeadConflict):
+        led.loop._operator.rollback(first, By("ann", "it looked wrong"))
 
 
 def test_released_feedback_trains_in_a_new_row_and_dropped_feedback_never(led: Led):

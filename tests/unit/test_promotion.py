@@ -16,6 +16,7 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.channels import Channel
 from services.learner import promotion
 from services.learner.canary import Judgement, Work
+from services.learner.operator import By
 from services.learner.promotion import Between, judgements, work
 from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learner_loop import Bench
@@ -68,6 +69,19 @@ def test_a_version_that_passed_is_not_blessed_before_its_users_say_so(bench: Ben
         "SELECT json_extract(body, '$.why') FROM rows WHERE json_extract(body, '$.who') = 'canary'"
     ).fetchone()
     assert "of the judges say wrong" in why
+
+
+def test_what_is_being_evaluated_is_compared_with_the_version_that_users_promote_meanwhile(bench: Bench):
+    version = trained(bench)
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.head.current > version)
+    bench.parts.examiner.turn()
+    bench.loop._promote(version, By("canary", "its users like it"))
+    compared = []
+    decide = bench.parts.examiner._decide
+    bench.parts.examiner._decide = lambda done: (compared.append([one.version for one in done.others]), decide(done))[1]
+    bench.turn_until(lambda: compared)
+    assert compared[0] == [version]
 
 
 def test_a_version_that_its_users_call_wrong_is_taken_back_once_and_its_feedback_set_aside(bench: Bench):

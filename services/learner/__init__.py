@@ -15,5 +15,6 @@ tensors.py        the cache of master, moments and EMA on disk
 redo.py           from the journal back to the tensors; resume.py: where a start goes on
 materials.py      what is read from the data folder before the lease is taken
 server.py         LearnerService
-pretrained.py     a checkpoint as a first version; scope.py: what of it is trained; task_data.py, warm_start.py: labelled rows, and training on them
+pretrained.py     a checkpoint as a first version; scope.py: what of it is trained
+task_data.py      labelled rows; warm_start.py: training on them before the first version
 """

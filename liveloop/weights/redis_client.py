@@ -135,7 +135,12 @@ def reason(error: BaseException) -> str:
     return f"does not answer ({type(error).__name__})"
 
 
+class _NoPassword(redis.AuthenticationError):
+    """The password file cannot be used any more; a kind of error after which redis-py lets go of the connection."""
+
+
 _MEANINGS: dict[type[BaseException], str] = {
+    _NoPassword: "cannot be asked: the password file is not one line of text that can be read",
     redis.OutOfMemoryError: "is full: give it more memory (maxmemory)",
     redis.AuthenticationError: "does not accept the user or the password",
     redis.ReadOnlyError: "is a replica: name its master, or its Sentinels",
@@ -153,7 +158,10 @@ class _Credentials(CredentialProvider):
         self._user, self._password, self._file = user, password, file
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        password = _read_password(self._file) if self._file else self._password
+        try:
+            password = _read_password(self._file) if self._file else self._password
+        except (OSError, ValueError) as error:
+            raise _NoPassword from error
         return (self._user, password) if self._user else (password,)
 
 

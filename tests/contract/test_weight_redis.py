@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -144,6 +144,19 @@ def test_a_password_is_taken_from_its_file_and_read_again_when_it_changes(tmp_pa
         file.write_text(PASSWORD + "\n")
         use(store)
         assert "does not accept" in refusal(open_store(server.url))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_text(""), lambda file: file.write_bytes(b"\xff\n")])
+def test_with_a_password_file_that_cannot_be_used_a_store_is_unavailable_meanwhile(tmp_path: Path, lose: Callable[[Path], object]) -> None:
+    server, file = ValkeyServer(tmp_path / "server", "--requirepass", PASSWORD), tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    with running(server), open_store(server.url, password_file=file) as store:
+        lose(file)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="the password file is not one line of text that can be read"):
+                store.head()
+        file.write_text(PASSWORD + "\n")
+        use(store)
 
 
 def test_a_password_in_the_url_may_hold_any_character(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from liveloop.errors import Unavailable
+from liveloop.errors import BlobCorrupt, Unavailable
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
 from liveloop.tasks.flat import widen
@@ -241,6 +241,16 @@ def test_a_rollback_that_could_not_be_published_is_published_before_the_next_ste
     learner.turn_until(lambda: learner.parts.journal.last().version > reset)
     published = [number for (number,) in learner.parts.journal.db.execute("SELECT version FROM versions ORDER BY version")]
     assert reset in published and learner.head.blessed == reset
+
+
+def test_what_cannot_be_compared_with_the_blessed_version_does_not_take_its_place(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def damaged(version: int) -> np.ndarray:
+        raise BlobCorrupt(f"version {version} is damaged")
+
+    monkeypatch.setattr(bench.parts.publication, "load", damaged)
+    spoil(bench, monkeypatch)
+    bench.turn_until(bench.is_quiet)
+    assert bench.head.current > bench.head.blessed == 1
 
 
 def full(*_: object, **__: object) -> None:

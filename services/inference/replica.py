@@ -41,8 +41,8 @@ class Replica:
         self._chunks = range(chunk_count(len(bits)))
         self._bits = {Channel.CURRENT: bits}
         self._free = threading.Condition()
-        self._served = {Channel.CURRENT: self._new_set(Channel.CURRENT, version)}
-        self._spare = self._new_set(Channel.CURRENT, version)
+        self._served = {Channel.CURRENT: self._new_set(Channel.CURRENT, bits, version)}
+        self._spare = self._new_set(Channel.CURRENT, bits, version)
 
     @property
     def version(self) -> int:
@@ -73,10 +73,10 @@ class Replica:
 
     def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
         """Serve one more channel, or one from another flat state, `bits`; like all that writes, for one thread alone."""
-        self._bits[channel] = bits
+        opened = self._new_set(channel, bits, version)
         if self._spare.channel is channel:
             self._spare.missed.update(self._chunks)  # it was written from another state
-        self._served[channel] = self._new_set(channel, version)
+        self._bits[channel], self._served[channel] = bits, opened
 
     def close(self, channel: Channel) -> None:
         """Let go of a channel; harmless where it is not in use."""
@@ -103,9 +103,9 @@ class Replica:
         with self._free:
             self._served[channel], self._spare = spare, served
 
-    def _new_set(self, channel: Channel, version: int) -> WeightSet:
+    def _new_set(self, channel: Channel, bits: np.ndarray, version: int) -> WeightSet:
         flat = np.empty(self._layout.total, np.float32)
-        self._widen(flat, self._bits[channel], self._chunks)
+        self._widen(flat, bits, self._chunks)
         return WeightSet(flat, self._task.new_model(self._layout, torch.from_numpy(flat)), channel, version)
 
     @staticmethod

@@ -250,5 +250,16 @@ def test_a_flip_that_failed_half_way_leaves_no_trace_in_what_is_served_later(mon
         np.testing.assert_array_equal(served(replica).view(np.uint32), bits.astype(np.uint32) << 16)
 
 
+def test_a_channel_that_could_not_be_opened_again_is_still_served_from_its_old_state(monkeypatch: pytest.MonkeyPatch):
+    replica, old, new = replica_of(np.zeros(TOTAL, np.uint16)), np.ones(TOTAL, np.uint16), np.full(TOTAL, 2, np.uint16)
+    replica.open(Channel.BLESSED, old, 7)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Replica, "_widen", raise_memory_error)
+        replica.open(Channel.BLESSED, new, 8)
+    assert replica.serves(Channel.BLESSED, old)
+    assert not replica.serves(Channel.BLESSED, new)
+    assert replica.versions[Channel.BLESSED] == 7
+
+
 def raise_memory_error(*_: object) -> None:
     raise MemoryError

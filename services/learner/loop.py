@@ -222,16 +222,17 @@ class LearnerLoop:
         parts = self._parts
         parts.trainer.reset(parts.publication.load(to))
         staged = parts.publication.stage(parts.trainer.bits)
-        row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
+        with parts.journal.transaction():  # all of it or nothing, whenever a crash comes
+            row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
+            parts.journal.give_back(given_back)
+            if who == GUARD and parts.journal.resets_in_a_row(GUARD) >= _ROLLBACKS:
+                _log.error("training is paused; an operator may resume it", rollbacks=_ROLLBACKS, reason=why)
+                parts.journal.pause(self._recipe, who=GUARD, why=f"{_ROLLBACKS} rollbacks in a row; the last: {why}")
         assert row.version is not None
         _log.warning("back to an earlier version", to=to, version=row.version, who=who, reason=why)
         telemetry.counter("guard_decisions_total").labels("rollback").inc()
-        parts.journal.give_back(given_back)
         self._settles, self._refused = 0, []
         parts.examiner.begin_anew(row.version, like=to)
-        if who == GUARD and parts.journal.resets_in_a_row(GUARD) >= _ROLLBACKS:
-            _log.error("training is paused; an operator may resume it", rollbacks=_ROLLBACKS, reason=why)
-            parts.journal.pause(self._recipe, who=GUARD, why=f"{_ROLLBACKS} rollbacks in a row; the last: {why}")
         self._save(wait=False)
         parts.publication.publish(row, staged)
         return row

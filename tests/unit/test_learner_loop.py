@@ -211,6 +211,20 @@ def test_three_refusals_bring_back_the_blessed_weights_and_the_feedback(bench: B
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] * 3)
 
 
+def test_a_rollback_is_journalled_whole_or_not_at_all(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def cut_off(_: Sequence[int]) -> None:
+        raise KeyboardInterrupt
+
+    bench.turn_until(bench.is_quiet)
+    bench.thumb(THUMB_UP)
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bench.parts.journal, "give_back", cut_off)
+        bench.loop.rollback(1, "guard", "it looked wrong")
+    bench.crash()
+    assert bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.parts.journal.last().kind != "reset"
+
+
 def test_weights_that_are_not_finite_are_never_published(bench: Bench):
     bench.turn_until(bench.is_quiet)
     blessed = bench.parts.trainer.bits.copy()

@@ -39,7 +39,7 @@ class Size:
 
 SMALL = Size(versions=250, total=CHUNK // 4, frozen=CHUNK // 8, changes=200)
 MANY = Size(versions=10_000, total=1_000_000, frozen=300_000, changes=20_000)
-LARGE = Size(versions=300, total=22_713_984, frozen=11_720_448, changes=900_000)
+LARGE = Size(versions=300, total=22_713_984, frozen=11_720_448, changes=200_000)
 
 
 @pytest.mark.parametrize(

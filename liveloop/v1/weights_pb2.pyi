@@ -285,7 +285,6 @@ class PatchHeader(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     PIVOT_FIELD_NUMBER: _builtins.int
-    EVERY_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Version of this structure: 1."""
     start: _builtins.int
@@ -296,8 +295,6 @@ class PatchHeader(_message.Message):
     """Values in the range: at most 524,288."""
     pivot: _builtins.int
     """What the exponents of the old bit patterns are compared with to tell the groups apart: 0 to 256."""
-    every: _builtins.bool
-    """Whether every value with an exponent below the pivot has a magnitude, and not only those that change."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Lengths in bytes of the streams that follow: gaps, signs, high bytes, and the low bytes of each of the five groups."""
@@ -311,11 +308,10 @@ class PatchHeader(_message.Message):
         streams: _abc.Iterable[_builtins.int] | None = ...,
         length: _builtins.int = ...,
         pivot: _builtins.int = ...,
-        every: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "every", b"every", "format", b"format", "length", b"length", "pivot", b"pivot", "start", b"start", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "format", b"format", "length", b"length", "pivot", b"pivot", "start", b"start", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,9 +3,9 @@
 A part is one frame after another, each of how the values of one range within one chunk change, in order. A frame is the length of its
 PatchHeader (4 bytes, little-endian), the header, and eight streams. All but the second are zstd; one that would hold nothing is 0 bytes.
 
-    gaps    for each value found by its gap, in order: how many values of the range lie between it and the one before;
+    gaps    for each value that changes, in order: how many values of the range lie between it and the one before;
             255 * q + r is q bytes of 255 and one byte r < 255
-    signs   a bit for each changed value, the first in the highest bit, zeros to the end of the byte: 1 where it went down
+    signs   a bit for each, the first in the highest bit, zeros to the end of the byte: 1 where it went down
     high    the high bytes of all magnitudes; 0 bytes where all are zero
     low     five streams: the low bytes of the magnitudes of each group
 
@@ -13,9 +13,7 @@ A value's change is new - old of the two bit patterns modulo 2^16, read as a sig
 What a step does to a value depends on how large it is: small ones change often, by many units in the last place; large ones seldom, by one.
 So each magnitude belongs to a group, by the exponent of the *old* bit pattern (bits 7 to 14) and the header's `pivot`: below pivot - 3;
 pivot - 3; pivot - 2; pivot - 1; and the rest. Magnitudes and signs come by group, then by position.
-
-Found by their gaps are the changed values: all of them, or with the header's `every` those of the last group alone. Each value of the
-other groups then has a magnitude, 0 where it did not change. Why: docs/decisions/0002-patches-carry-bit-pattern-differences.md.
+Why: docs/decisions/0002-patches-carry-bit-pattern-differences.md.
 """
 
 from __future__ import annotations
@@ -47,8 +45,6 @@ _LENGTH = 4
 _HEADER_LIMIT = 256
 _OFTEN = 3
 """Exponents of which at least one value in so many changes are below the pivot: a Huffman code takes a bit or more, a gap may take less."""
-_EVERY = 12
-"""Where at least one value in so many changes, `every` is worth the search for small values: about 12 % of the bytes."""
 _SAMPLED, _OF = 128, 4096
 """One value in 32 is looked at to find the pivot, in runs of whole cache lines."""
 
@@ -70,18 +66,10 @@ class Change:
 def encode(old: Bits, new: Bits, *, start: int) -> Change:
     """How `old` becomes `new`: a range within one chunk, whose first value is the flat state's value `start`."""
     header = PatchHeader(format=1, start=start, length=len(old))
-    header.pivot, header.every = _sampled(old, new)
-    differs = old != new
-    if header.every:
-        differs |= _small(old, header.pivot)
-    listed = np.flatnonzero(differs)
+    header.pivot = _pivot(old, new)
+    listed = np.flatnonzero(old != new)
     before, after = old[listed], new[listed]
-    deltas = after - before
-    frames = _frames(listed, before, deltas, header)
-    if header.every:
-        changed = np.flatnonzero(deltas != 0)
-        listed, after = listed[changed], after[changed]
-    return Change(frames, listed + start, after)
+    return Change(_frames(listed, before, after - before, header), listed + start, after)
 
 
 def joined(frames: Iterable[bytes]) -> list[bytes]:
@@ -126,19 +114,15 @@ def _is_sound(header: PatchHeader, total: int) -> bool:
     return header.format == 1 and 0 < header.count <= header.length and within and header.pivot <= _EXPONENTS
 
 
-def _sampled(old: Bits, new: Bits) -> tuple[int, bool]:
-    """Which pivot, and whether `every`, makes the frame small: judged by one value in 32."""
+def _pivot(old: Bits, new: Bits) -> int:
+    """Which pivot makes the frame small: judged by one value in 32."""
     whole = len(old) - len(old) % _OF
     old, new = (some[:whole].reshape(-1, _OF)[:, :_SAMPLED].ravel() if whole else some for some in (old, new))
     exponents, differs = _exponents(old), old != new
     there = np.bincount(exponents, minlength=_EXPONENTS)
     changed = np.bincount(exponents[differs], minlength=_EXPONENTS)
     often = np.flatnonzero((changed * _OFTEN >= there) & (changed > _OFTEN))
-    return (int(often[-1]) + 1, int(changed.sum()) * _EVERY >= len(old)) if len(often) else (0, False)
-
-
-def _small(old: Bits, pivot: int) -> NDArray[np.bool_]:
-    return (old & 0x7FFF) < (pivot << 7)
+    return int(often[-1]) + 1 if len(often) else 0
 
 
 def _exponents(old: Bits) -> NDArray[np.uint8]:
@@ -159,10 +143,10 @@ def _by_group(old: Bits, pivot: int) -> tuple[Positions, list[int]]:
 
 
 def _frames(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> list[bytes]:
-    """How the `listed` values of a range are coded."""
-    header.count = int(np.count_nonzero(deltas))
-    if not header.count:
+    """How the values that change in a range, those at `listed`, are coded."""
+    if not len(listed):
         return []
+    header.count = len(listed)
     frame = _frame(listed, old, deltas, header)
     if len(frame) <= BLOB_LIMIT:
         return [frame]
@@ -178,15 +162,14 @@ def _frames(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> 
 
 def _frame(listed: Positions, old: Bits, deltas: Bits, header: PatchHeader) -> bytes:
     order, sizes = _by_group(old, header.pivot)
-    gaps = _gaps(listed[order[-sizes[_LAST] :]] if header.every and sizes[_LAST] else listed[: 0 if header.every else None])
     deltas = deltas[order]
     down = deltas > 0x7FFF
     magnitudes = np.where(down, np.negative(deltas), deltas)
     low, high = magnitudes.astype(np.uint8), (magnitudes >> 8).astype(np.uint8)
     compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
     streams = [
-        _pack(compressor, gaps),
-        np.packbits(down if header.count == len(down) else down[np.flatnonzero(deltas != 0)]).tobytes(),
+        _pack(compressor, _gaps(listed)),
+        np.packbits(down).tobytes(),
         _pack(compressor, high if high.any() else high[:0]),
         *(_pack(compressor, group) for group in np.split(low, np.cumsum(sizes[:-1]))),
     ]
@@ -226,35 +209,19 @@ def _decode_frame(header: PatchHeader, streams: list[memoryview], old: Bits) -> 
     """The indices in the range that change, what is there, and the differences."""
     gaps, signs, high, *low = streams
     decompressor = zstandard.ZstdDecompressor()
-    listed = found = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
-    if header.every:
-        listed = np.sort(np.concatenate([np.flatnonzero(_small(old, header.pivot)), found]))
+    listed = _indices(_unpack(decompressor, gaps, at_most=len(old)), len(old))
+    if len(listed) != header.count or len(signs) != -(-header.count // 8):
+        raise BlobCorrupt("a frame of a patch part changes another number of values than it says")
     before = old[listed]
     order, sizes = _by_group(before, header.pivot)
-    if header.every and sizes[_LAST] != len(found):
-        raise BlobCorrupt("a frame of a patch part lists a value twice")
     stream = np.concatenate([_unpack(decompressor, some, at_least=size, at_most=size) for some, size in zip(low, sizes, strict=True)])
     magnitudes = stream.astype(np.uint16)
     if len(high):
         magnitudes |= _unpack(decompressor, high, at_least=len(order), at_most=len(order)).astype(np.uint16) << 8
+    down = np.unpackbits(np.frombuffer(signs, np.uint8), count=header.count).astype(np.uint16)
     deltas = np.empty_like(magnitudes)
-    deltas[order] = _signed(magnitudes, np.frombuffer(signs, np.uint8), header.count)
-    if header.every:
-        changed = np.flatnonzero(deltas != 0)
-        listed, before, deltas = listed[changed], before[changed], deltas[changed]
+    deltas[order] = (magnitudes ^ np.negative(down)) + down
     return listed, before, deltas
-
-
-def _signed(magnitudes: Bits, signs: NDArray[np.uint8], count: int) -> Bits:
-    """The differences with these magnitudes, `count` of which are not zero."""
-    changed = np.flatnonzero(magnitudes != 0)
-    if len(changed) != count or len(signs) != -(-count // 8):
-        raise BlobCorrupt("a frame of a patch part changes another number of values than it says")
-    down = np.unpackbits(signs, count=count).astype(np.uint16)
-    if count == len(magnitudes):
-        return (magnitudes ^ np.negative(down)) + down
-    magnitudes[changed] = (magnitudes[changed] ^ np.negative(down)) + down
-    return magnitudes
 
 
 def _indices(steps: NDArray[np.uint8], length: int) -> Positions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -91,7 +92,7 @@ def _run(settings: Settings, stop: Stop) -> None:
         "guard_decisions_total",
         "patch_bytes",
     )
-    journal = Journal(settings.data / "learner.db", holder=f"{socket.gethostname()}:{os.getpid()}")
+    journal = Journal(settings.data / "learner.db", holder=_holder())
     orders = Orders()
     view = JournalView(settings.data / "learner.db", canary_share=settings.canary_share)
     server = serve(settings.learner_listen, view, orders)
@@ -114,6 +115,11 @@ def _run(settings: Settings, stop: Stop) -> None:
         server.stop(grace=1.0)
         operations.close()
         journal.close()
+
+
+def _holder() -> str:
+    """Whose lease it is: containers may share a host name and a process id."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def _lead(

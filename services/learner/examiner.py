@@ -197,13 +197,14 @@ class Examiner:
 
     def _decide(self, done: _Examination) -> Verdict | None:
         version, scores, against = done.candidate.version, done.scores(), done.against()
-        self._journal.evaluated(version, scores)
         for split, score in scores.items():
             telemetry.gauge("evaluation_score").labels("accuracy", split).set(score.accuracy)
         verdict = self._verdicts.after_all(len(done.rows), against)
         if self._publication.blessed not in (version, *against):
             verdict = Verdict(Decision.WATCH)  # its bytes cannot be read: what was not compared with it does not take its place
-        if verdict.decision is Decision.BLESS:
+        passed = verdict.decision is Decision.BLESS
+        self._journal.evaluated(version, scores, passed=passed)
+        if passed:
             self._publication.passed(version, done.candidate.trained)
         return self._note(verdict, done)
 

@@ -24,7 +24,8 @@ from services.learner.versions import Versions
 _RESETS = """
 SELECT count(*) FROM rows WHERE kind = 'reset' AND json_extract(body, '$.who') = ? AND row > max(
   coalesce((SELECT max(row) FROM rows WHERE kind = 'note' AND json_extract(body, '$.decision') = 'resume'), 0),
-  coalesce((SELECT max(row) FROM rows JOIN versions USING (version) WHERE blessed_at IS NOT NULL AND kind != 'reset'), 0))
+  coalesce((SELECT max(row) FROM rows JOIN versions USING (version) WHERE blessed_at IS NOT NULL AND kind != 'reset'), 0),
+  coalesce((SELECT max(row) FROM rows JOIN evaluations USING (version) WHERE passed AND kind != 'reset'), 0))
 """
 _PAUSE_OR_RESUME = """
 SELECT json_extract(body, '$.decision') AS decision FROM rows WHERE kind = 'note' AND decision IN ('pause', 'resume')
@@ -50,7 +51,7 @@ class Row:
     created_at: float
 
 
-_FORMAT = 1
+_FORMAT = 2
 """Of schema.sql: raise it with every change of a table."""
 
 
@@ -161,7 +162,7 @@ class Journal(Versions):
         return row
 
     def resets_in_a_row(self, who: str) -> int:
-        """Resets by `who` since an evaluated version was blessed, or training was resumed."""
+        """Resets by `who` since a version passed the full evaluation or was blessed, or training was resumed."""
         return int(self.db.execute(_RESETS, (who,)).fetchone()[0])
 
     def last_reset(self) -> int:

@@ -28,7 +28,7 @@ SETTLES = 3
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
 _ROLLBACKS = 3
-"""Rollbacks in a row, no version blessed between, after which training waits for an operator."""
+"""Rollbacks in a row, no version that passed the evaluation between, after which training waits for an operator."""
 GUARD = "guard"
 """Who gives the guard's orders, in the journal."""
 _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0

@@ -86,6 +86,7 @@ CREATE INDEX IF NOT EXISTS versions_by_blessing ON versions (blessed_at) WHERE b
 CREATE TABLE IF NOT EXISTS evaluations (
   version INTEGER PRIMARY KEY,
   scores TEXT NOT NULL,              -- JSON: {split: {accuracy, rows}}
+  passed INTEGER NOT NULL,           -- 1: it was less than a point below every other contestant
   evaluated_at REAL NOT NULL
 );
 

@@ -17,19 +17,19 @@ from liveloop.rpc import details_of
 from liveloop.v1 import learner_pb2 as pb
 from liveloop.v1.learner_pb2_grpc import LearnerServiceServicer, add_LearnerServiceServicer_to_server
 from services.learner.operator import By
-from services.learner.orders import PATIENCE, Order, Orders
+from services.learner.orders import MOST, PATIENCE, GiveUp, Order, Orders
 from services.learner.quarantine import Name
 from services.learner.view import JournalView
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _Outcome = TypeVar("_Outcome")
-_VERSIONS, _QUARANTINED, _MOST = 20, 100, 1000
+_VERSIONS, _QUARANTINED, _LISTED = 20, 100, 1000
 """Listed where the caller names no limit, and at the most."""
 _TEXT = 256
 """Bytes of `who` and of `why` at the most."""
-_THREADS = 4
-"""Calls at a time: each is one indexed read, or waits for the loop's next turn."""
+_THREADS = MOST + 4
+"""Calls at a time: orders that wait for the loop's next turn, and beside them indexed reads."""
 
 
 class _Signed(Protocol):
@@ -137,13 +137,18 @@ class LearnerServicer(LearnerServiceServicer):
 
     def _order(self, order: Order[_Outcome], context: grpc.ServicerContext) -> _Outcome:
         """Wait for the loop's thread, no longer than the caller does."""
+
+        def placed(give_up: GiveUp) -> None:
+            if not context.add_callback(give_up):  # the call is over already
+                give_up()
+
         left = context.time_remaining()
-        return self._orders.place(order, patience=PATIENCE if left is None else min(PATIENCE, left))
+        return self._orders.place(order, patience=PATIENCE if left is None else min(PATIENCE, left), placed=placed)
 
 
 def _limit(asked: int, default: int) -> int:
-    if asked > _MOST:
-        raise InvalidInput(f"limit is {asked}; at most {_MOST} in one call", field="limit")
+    if asked > _LISTED:
+        raise InvalidInput(f"limit is {asked}; at most {_LISTED} in one call", field="limit")
     return asked or default
 
 

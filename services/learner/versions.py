@@ -38,11 +38,11 @@ class Versions(LeasedDatabase):
         """Whether `published` has recorded it."""
         return self.db.execute("SELECT 1 FROM versions WHERE version = ?", (version,)).fetchone() is not None
 
-    def evaluated(self, version: int, scores: Mapping[str, Score]) -> None:
-        """Record what the full evaluation of a version found, by split."""
+    def evaluated(self, version: int, scores: Mapping[str, Score], *, passed: bool) -> None:
+        """Record what the full evaluation of a version found, by split, and whether it may be blessed."""
         body = json.dumps({split: asdict(score) for split, score in scores.items()})
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", (version, body, self._clock()))
+            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (version, body, passed, self._clock()))
 
     def blessed(self, version: int) -> None:
         """Record that a published version became the blessed one; the first time counts."""

@@ -244,7 +244,7 @@ def test_a_reset_leaves_no_older_version_to_compare_with(tmp_path: Path):
     assert journal.anchor(0.0) == row.version
 
 
-def test_resets_in_a_row_end_with_a_blessing_or_a_resume(tmp_path: Path):
+def test_resets_in_a_row_end_with_a_pass_a_blessing_or_a_resume(tmp_path: Path):
     journal = new_journal(tmp_path)
     journal.acquire(0)
     versions_blessed_at(journal, Clock(), 0.0)
@@ -262,6 +262,12 @@ def test_resets_in_a_row_end_with_a_blessing_or_a_resume(tmp_path: Path):
     assert journal.resets_in_a_row("guard") == 1
     journal.published(row.version or 0, parent=1, manifest="m", patch_bytes=0)
     journal.blessed(row.version or 0)
+    assert journal.resets_in_a_row("guard") == 0
+    reset("guard")
+    candidate = journal.change("settle", RECIPE, {}, b"").version or 0  # with a canary its users have the last word
+    journal.evaluated(candidate, {}, passed=False)
+    assert journal.resets_in_a_row("guard") == 1
+    journal.evaluated(candidate, {}, passed=True)
     assert journal.resets_in_a_row("guard") == 0
 
 
@@ -295,7 +301,7 @@ def test_versions_say_where_they_stand_how_they_did_and_who_serves_them(tmp_path
     journal.blessed(1)
     journal.blessed(3)
     journal.pin(2)
-    journal.evaluated(4, {"task": Score(0.75, 40), "long": Score(0.5, 2)})
+    journal.evaluated(4, {"task": Score(0.75, 40), "long": Score(0.5, 2)}, passed=True)
     joiner, now = Joiner(journal.db, labels=LABELS, window=1000.0), time.time()
     for pod, blessed in (("a", 1), ("b", 2)):
         report = PodReport(pod=pod, version=4, channels=[ChannelReport(channel=CHANNEL_BLESSED, version=blessed)])

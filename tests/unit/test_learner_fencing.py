@@ -12,6 +12,7 @@ from liveloop.errors import HeadConflict
 from liveloop.v1.events_pb2 import THUMB_UP
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher
+from services.learner.__main__ import _holder
 from services.learner.journal import Journal
 from services.learner.lease import LeaseLost
 from tests.unit.test_learner_loop import Bench, bench
@@ -88,3 +89,7 @@ def test_it_saves_no_tensors_under_a_row_of_the_other(bench: Bench, overtake: Ov
     with pytest.raises(LeaseLost):
         bench.loop.save()
     assert everything(bench) == before
+
+
+def test_no_two_processes_hold_a_lease_by_the_same_name_even_with_the_same_host_name_and_id() -> None:
+    assert _holder() != _holder()

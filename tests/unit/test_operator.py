@@ -11,19 +11,20 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from liveloop import Client, InvalidInput, NotFound, NotNow, Unavailable
+from liveloop import Client, InvalidInput, NotFound, NotNow, Overloaded, Unavailable
 from liveloop.errors import HeadConflict
 from liveloop.v1.events_pb2 import THUMB_UP
 from liveloop.v1.learner_pb2 import FeedbackState as State
-from liveloop.v1.learner_pb2 import Version, VersionState
+from liveloop.v1.learner_pb2 import PauseRequest, Version, VersionState
+from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 from liveloop.weights import publisher
 from services.learner import loop as loop_module
 from services.learner.examiner import Examiner
 from services.learner.operator import By
-from services.learner.orders import Orders
+from services.learner.orders import MOST, Orders
 from services.learner.server import serve
 from services.learner.view import JournalView
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learner_loop import Bench
 
@@ -298,3 +299,28 @@ def test_orders_that_wait_when_the_lead_is_lost_are_refused():
             assert thread.is_alive()
     thread.join()
     assert refused.is_set()
+
+
+def test_an_order_whose_caller_went_away_never_runs(led: Led):
+    with led.orders.accepting():
+        stub = LearnerServiceStub(led.client._channels[1])
+        call = stub.Pause.future(PauseRequest(**ANN))
+        wait_until(lambda: bool(led.orders._waiting))
+        call.cancel()
+        wait_until(lambda: not led.orders._waiting)
+    led.learn()  # steps are taken: nothing was paused
+    assert led.notes() == []
+
+
+def test_no_more_orders_wait_than_leave_room_for_questions(led: Led):
+    with led.orders.accepting():
+        stub = LearnerServiceStub(led.client._channels[1])
+        calls = [stub.Pause.future(PauseRequest(**ANN)) for _ in range(MOST)]
+        wait_until(lambda: len(led.orders._waiting) == MOST)
+        with pytest.raises(Overloaded):
+            led.client.resume(**ANN)
+        assert led.client.versions() and led.client.quarantine().total == 0
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: not led.orders._waiting)
+    led.order(lambda client: client.pause(**ANN))  # there is room again

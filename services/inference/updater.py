@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
@@ -42,6 +43,7 @@ class Updater:
         self._flipped_at = clock()
         self._next_report = 0.0
         self._told = ""  # the last failure
+        self._unserved: dict[Channel, Update] = {}  # what the states hold and the replica does not serve yet
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
 
@@ -62,13 +64,8 @@ class Updater:
             if self._clock() >= self._next_report:
                 self._report()
             try:
-                update = self._subscriber.next(_LISTEN)
+                self._follow()
                 self._told = ""
-                if update is not None:
-                    self._apply(update)
-                for channel in self._replica.versions.keys() - self._subscriber.served.keys():
-                    self._replica.close(channel)
-                    self._show_blessed()
             except WeightsRefused as error:  # the subscriber rests by itself before it looks again
                 self._failed("refused", error)
             except Unavailable as error:
@@ -78,6 +75,25 @@ class Updater:
                 self._failed("failed", error)
                 self._stopping.wait(_REST)
 
+    def _follow(self) -> None:
+        """Serve what comes, and what could not be served before: the subscriber does not tell of it again."""
+        try:
+            self._note(self._subscriber.next(_LISTEN))
+        finally:
+            for channel in sorted(self._unserved.keys() & self._subscriber.served.keys()):
+                self._apply(self._unserved[channel])
+        for channel in self._replica.versions.keys() - self._subscriber.served.keys():
+            self._replica.close(channel)
+            self._unserved.pop(channel, None)
+            self._show_blessed()
+
+    def _note(self, update: Update | None) -> None:
+        """Have an update served, together with an earlier one of its channel that is not yet."""
+        if update is not None:
+            earlier = self._unserved.get(update.channel)
+            both = replace(update, chunks=None, included=earlier.included + update.included) if earlier else update
+            self._unserved[update.channel] = both
+
     def _apply(self, update: Update) -> None:
         started = time.perf_counter()
         bits = self._subscriber.served[update.channel].state.bits
@@ -85,6 +101,7 @@ class Updater:
             self._replica.flip(update.version, update.chunks, update.channel)
         else:  # a new channel, or one that was given up and taken up again since the last update
             self._replica.open(update.channel, bits, update.version)
+        del self._unserved[update.channel]
         histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)
         counter("weight_updates_total").labels("applied").inc()
         if update.channel is Channel.CURRENT:

@@ -57,14 +57,17 @@ class Replica:
     def __init__(self) -> None:
         self.versions = {Channel.CURRENT: 1}
         self.opened: dict[Channel, np.ndarray] = {}
+        self.failing: Exception | None = None
+        self.chunks: list[int] | None = None  # of the last flip
 
     @property
     def version(self) -> int:
         return self.versions[Channel.CURRENT]
 
     def flip(self, version: int, chunks: list[int] | None, channel: Channel) -> None:
-        assert chunks == [0]
-        self.versions[channel] = version
+        if self.failing:
+            raise self.failing
+        self.versions[channel], self.chunks = version, chunks
 
     def serves(self, channel: Channel, bits: np.ndarray) -> bool:
         return channel is Channel.CURRENT or self.opened.get(channel) is bits
@@ -168,6 +171,26 @@ def test_weights_that_cannot_be_taken_are_counted_and_the_next_ones_are_served(e
         assert pod.replica.version == 1
         pod.update(3)
         wait_for(lambda: pod.replica.version == 3)
+
+
+def test_an_update_that_could_not_be_served_is_served_later_also_while_the_store_is_away():
+    name = "feedback_to_served_seconds_count"
+    before, failures = value(name), value("weight_updates_total", result="failed")
+    with running() as pod:
+        pod.replica.failing = MemoryError()
+        pod.update(2, [999.0])
+        wait_for(lambda: value("weight_updates_total", result="failed") > failures)
+        pod.update(3, [999.5])
+        wait_for(lambda: pod.subscriber.head.revision == 3)
+        assert pod.replica.version == 1
+        pod.replica.failing = None
+        pod.subscriber.coming.put(Unavailable("gone"))
+        wait_for(lambda: pod.replica.version == 3)
+        wait_for(lambda: value(name) == before + 2)
+        assert pod.replica.chunks is None
+        pod.update(4)
+        wait_for(lambda: pod.replica.version == 4)
+        assert pod.replica.chunks == [0]
 
 
 def test_a_channel_is_opened_flipped_and_closed_as_heads_say_and_each_is_reported():

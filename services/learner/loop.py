@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from liveloop import telemetry
 from liveloop.errors import Unavailable, WeightsRefused
 from liveloop.events import EventLog
@@ -133,7 +135,7 @@ class LearnerLoop:
         elif self._may_examine(waiting):
             self._examine()
         if why := self._promotion.turn():
-            self.rollback(parts.publication.blessed, GUARD, why)
+            self._take_back(parts.publication.blessed, why)
         self._chores()
 
     def _waiting(self) -> int:
@@ -168,7 +170,7 @@ class LearnerLoop:
 
     def _examine(self) -> None:
         if (verdict := self._parts.examiner.turn()) is not None:
-            self.rollback(verdict.to, GUARD, verdict.why)
+            self._take_back(verdict.to, verdict.why)
 
     # Rows
 
@@ -185,7 +187,7 @@ class LearnerLoop:
             staged = parts.publication.stage(parts.trainer.bits)
         except WeightsRefused as error:
             parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
-            self.rollback(parts.publication.blessed, GUARD, error.reason)
+            self._take_back(parts.publication.blessed, error.reason)
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
@@ -212,22 +214,37 @@ class LearnerLoop:
         if len(self._refused) >= _REFUSALS:
             given_back = [one for refused in self._refused for one in refused]
             why = f"{_REFUSALS} steps in a row were refused; the last: {why}"
-            self.rollback(self._parts.publication.blessed, GUARD, why, given_back)
+            self._take_back(self._parts.publication.blessed, why, given_back)
 
-    def rollback(self, to: int, who: str, why: str, given_back: Sequence[int] = ()) -> Row:
-        """Serve the bytes of version `to` again, as a new version, and train on from them; feedback `given_back` is taken again.
+    def rollback(self, to: int, who: str, why: str) -> Row:
+        """Serve the bytes of version `to` again, as a new version, and train on from them.
 
         Returns the row that made it. Raises NotFound, WeightsRefused when `to` cannot be read; Unavailable: done, and published later.
         """
+        return self._go_back(to, self._parts.publication.load(to), who, why)
+
+    def _take_back(self, to: int, why: str, given_back: Sequence[int] = ()) -> None:
+        """The guard's rollback, to an older version where `to` cannot be read; feedback `given_back` is taken again.
+
+        Training waits for an operator after several in a row, and where nothing can be read but what is served.
+        """
+        version, bits = self._parts.publication.load_or_older(to)
+        halt = f"no version to go back to can be read; {why}" if version > to else ""
+        self._go_back(version, bits, GUARD, why, given_back, halt=halt)
+
+    def _go_back(self, to: int, bits: np.ndarray, who: str, why: str, given_back: Sequence[int] = (), *, halt: str = "") -> Row:
+        """`halt`: why training waits for an operator whatever came before."""
         parts = self._parts
-        parts.trainer.reset(parts.publication.load(to))
+        parts.trainer.reset(bits)
         staged = parts.publication.stage(parts.trainer.bits)
         with parts.journal.transaction():  # all of it or nothing, whenever a crash comes
             row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
             parts.journal.give_back(given_back)
             if who == GUARD and parts.journal.resets_in_a_row(GUARD) >= _ROLLBACKS:
-                _log.error("training is paused; an operator may resume it", rollbacks=_ROLLBACKS, reason=why)
-                parts.journal.pause(self._recipe, who=GUARD, why=f"{_ROLLBACKS} rollbacks in a row; the last: {why}")
+                halt = halt or f"{_ROLLBACKS} rollbacks in a row; the last: {why}"
+            if halt:
+                _log.error("training is paused; an operator may resume it", reason=halt)
+                parts.journal.pause(self._recipe, who=GUARD, why=halt)
         assert row.version is not None
         _log.warning("back to an earlier version", to=to, version=row.version, who=who, reason=why)
         telemetry.counter("guard_decisions_total").labels("rollback").inc()

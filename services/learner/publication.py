@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from liveloop import telemetry
-from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotNow
+from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotFound, NotNow, WeightsRefused
 from liveloop.weights.channels import has_canary
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher, Staged
@@ -19,6 +19,10 @@ from services.learner.journal import Journal, Row
 
 _INCLUDED = 10_000
 """Newest feedbacks whose freshness pods observe for one version: a manifest with their times is well below a blob's size."""
+_FIRST = 1
+"""A version that is always kept."""
+
+_log = telemetry.logger(part="publication")
 
 
 class Publication:
@@ -117,6 +121,20 @@ class Publication:
     def load(self, version: int) -> np.ndarray:
         """The bits of a published version that is still kept. Raises NotFound, WeightsRefused, Unavailable."""
         return self.publisher.load(version, self._journal.manifest(version))
+
+    def load_or_older(self, version: int) -> tuple[int, np.ndarray]:
+        """A version and its bits: this one, else the newest blessed one before it that stands and can be read, else the first.
+
+        The current one, which is in memory, where no other can be read. Raises Unavailable.
+        """
+        head = self.publisher.head
+        older = (one for one in self._journal.blessed_before(version) if self.publisher.keeps(one) and not self._journal.is_undone(one))
+        for one in () if version == head.current else dict.fromkeys((version, *older, _FIRST)):
+            try:
+                return one, self.load(one)
+            except (NotFound, WeightsRefused) as error:
+                _log.error("a version to go back to cannot be read", version=one, reason=error.reason)
+        return head.current, self.publisher.state.bits.copy()
 
     def check(self) -> None:
         """Raise what the mirror cannot mend by trying again: Misconfigured, HeadConflict."""

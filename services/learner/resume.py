@@ -36,6 +36,10 @@ def resume(parts: Parts, recipe: Recipe) -> None:
         row = journal.change("rebase", recipe, {"why": error.reason}, publisher.stage(trainer.bits).digest)
         parts.tensors.save(row.row, trainer.tensors(), wait=True)  # it can be redone before its version is published
     except (NotFound, WeightsRefused) as error:
-        _log.warning("the journal cannot be redone; going on from what is served", reason=error.reason)
-        trainer.reset(publisher.state.bits)
-        journal.reset(publisher.head.current, recipe, publisher.state.digest, error.reason, who="learner")
+        last = journal.last()
+        assert last is not None and last.version is not None
+        is_unpublished = last.kind == "reset" and last.version > publisher.head.current  # then what is served was just taken back
+        version, bits = parts.publication.load_or_older(last.body["to"] if is_unpublished else publisher.head.current)
+        _log.warning("the journal cannot be redone; going on from a version", version=version, reason=error.reason)
+        trainer.reset(bits)
+        journal.reset(version, recipe, publisher.stage(bits).digest, error.reason, who="learner")

@@ -49,6 +49,11 @@ class Versions(LeasedDatabase):
         with self.transaction() as db:
             db.execute("UPDATE versions SET blessed_at = ? WHERE version = ? AND blessed_at IS NULL", (self._clock(), version))
 
+    def blessed_before(self, version: int) -> list[int]:
+        """The versions before it that ever became the blessed one, newest first."""
+        query = "SELECT version FROM versions WHERE blessed_at IS NOT NULL AND version < ? ORDER BY version DESC"
+        return [found for (found,) in self.db.execute(query, (version,))]
+
     def is_blessed(self, version: int) -> bool:
         """Whether it ever became the blessed version."""
         query = "SELECT 1 FROM versions WHERE version = ? AND blessed_at IS NOT NULL"

@@ -72,7 +72,7 @@ _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "feedback_outcomes_total": (
         ("pending", "joined", "trained", "served", "held_out", "superseded", "retracted", "quarantined", "expired", "rejected"),
     ),
-    "weight_updates_total": (("applied", "refused", "unavailable", "failed"),),
+    "weight_updates_total": (("applied", "refused", "unavailable", "failed", "damaged"),),
     "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
     "versions_published_total": (("init", "train", "settle", "reset", "rebase"),),
     "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse"),),

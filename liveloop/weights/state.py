@@ -34,9 +34,9 @@ class FlatState:
         """blake3 over `chunk_digests`, 32 bytes."""
         return blake3(self._digests).digest()
 
-    def rehash(self) -> None:
-        """Digest every chunk anew."""
-        digest_chunks(self.bits, range(chunk_count(len(self.bits))), self._digests)
+    def rehash(self, chunks: Iterable[int] | None = None) -> None:
+        """Digest chunks anew; None: every one."""
+        digest_chunks(self.bits, range(chunk_count(len(self.bits))) if chunks is None else chunks, self._digests)
 
     def take(self, changes: Iterable[Change], chunk_digests: bytes) -> None:
         """Change, to the state with these chunk digests."""

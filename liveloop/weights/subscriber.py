@@ -143,6 +143,21 @@ class Subscriber:
             self._refusals = 0
         return None
 
+    def mend(self, channel: Channel) -> Update | None:
+        """Fetch again what is damaged in a channel's state; an update in which any value may differ, as what is served may be damaged too.
+
+        None while a newer head is half taken: it mends the state by itself.
+
+        Raises:
+            WeightsRefused, Unavailable: it cannot be fetched now.
+        """
+        held = self.served[channel]
+        line = list(self._records.line_of(self.head, channel).values())
+        if line[-1].version != held.version:
+            return None
+        held.move(self._records, line)
+        return _update(channel, held, Moved([], None), self.head, is_new=False)
+
     def keep_local(self) -> None:
         """Make `local` a copy of the versions that are served. Raises WeightsRefused, Unavailable."""
         if self._local is not None:

@@ -41,6 +41,11 @@ class VersionedState:
         """When that version was made, Unix seconds."""
         return unix_seconds(self._manifest.created_at)
 
+    def is_sound(self, chunk: int) -> bool:
+        """Digest one chunk anew; False where memory was damaged, there or in a chunk that was digested before."""
+        self.state.rehash([chunk])
+        return self.state.digest == self._manifest.state_digest
+
     def twin(self) -> VersionedState:
         """A copy that moves by itself."""
         return VersionedState(FlatState(self.state.bits.copy()), self._manifest)

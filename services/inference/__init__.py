@@ -8,6 +8,7 @@ requests.py  what a caller may send
 feedback.py  Desk: one judgement, from its token to its ack
 pod.py       Pod: a verified version, loaded and ready to be served
 server.py    InferenceServicer: the contract's three methods, and the one place where an error becomes a gRPC status
+scrub.py     Scrub: memory that was damaged is found, and fetched again
 updater.py   Updater: new weights in, reports on them out
 __main__.py  builds and wires
 """

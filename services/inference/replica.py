@@ -71,6 +71,12 @@ class Replica:
         """Whether a channel is in use and is served from the flat state `bits`, that very array."""
         return self._bits.get(channel) is bits and channel in self._served
 
+    def is_exact(self, channel: Channel, chunk: int) -> bool:
+        """Whether a chunk of what a channel serves is that of its state; for the thread that writes."""
+        here = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        wide = np.left_shift(self._bits[channel][here], 16, dtype=np.uint32)
+        return np.array_equal(wide, self._served[channel].flat.view(np.uint32)[here])
+
     def open(self, channel: Channel, bits: np.ndarray, version: int) -> None:
         """Serve one more channel, or one from another flat state, `bits`; like all that writes, for one thread alone."""
         opened = self._new_set(channel, bits, version)

@@ -15,6 +15,7 @@ from liveloop.v1 import events_pb2
 from liveloop.weights.channels import Channel
 from liveloop.weights.subscriber import Subscriber, Update
 from services.inference.feedback import Intake
+from services.inference.scrub import Scrub
 from services.inference.tally import Done, Tally
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Updater:
         self._flipped_at = clock()
         self._next_report = 0.0
         self._told = ""  # the last failure
+        self._scrub = Scrub(subscriber, replica)
         self._unserved: dict[Channel, Update] = {}  # what the states hold and the replica does not serve yet
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="updater", daemon=True)
@@ -86,6 +88,9 @@ class Updater:
             self._replica.close(channel)
             self._unserved.pop(channel, None)
             self._show_blessed()
+
+        if not self._unserved:  # what is not served yet differs from its state
+            self._note(self._scrub.step())
 
     def _note(self, update: Update | None) -> None:
         """Have an update served, together with an earlier one of its channel that is not yet."""

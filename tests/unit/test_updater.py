@@ -25,12 +25,17 @@ from services.inference.tally import Tally
 from services.inference.updater import Keeper, Updater
 
 
+def held(version: int) -> VersionedState:
+    state = FlatState(np.zeros(1, np.uint16))
+    return VersionedState(state, Manifest(version=version, state_digest=state.digest))
+
+
 class Subscriber:
     """Hands out what a test puts in."""
 
     def __init__(self) -> None:
         self.head = Head(epoch=1, revision=1)
-        self.served = {Channel.CURRENT: VersionedState(FlatState(np.zeros(1, np.uint16)), Manifest(version=1))}
+        self.served = {Channel.CURRENT: held(1)}
         self.created_at = 990.0
         self.coming: queue.Queue[Update | Exception] = queue.Queue()
         self.kept = 0
@@ -44,8 +49,13 @@ class Subscriber:
         if isinstance(found, Exception):
             raise found
         self.head = Head(epoch=found.epoch, revision=found.revision)
-        self.served.setdefault(found.channel, VersionedState(FlatState(np.zeros(1, np.uint16)), Manifest(version=found.version)))
+        self.served.setdefault(found.channel, held(found.version))
         return found
+
+    def mend(self, channel: Channel) -> Update:
+        mended = held(self.served[channel].version)
+        self.served[channel].state.assign(mended.state)
+        return Update(channel, mended.version, 990.0, None, [], blessed=1, epoch=1, revision=1)
 
     def keep_local(self) -> None:
         self.kept += 1
@@ -59,6 +69,7 @@ class Replica:
         self.opened: dict[Channel, np.ndarray] = {}
         self.failing: Exception | None = None
         self.chunks: list[int] | None = None  # of the last flip
+        self.damaged: tuple[Channel, int] | None = None
 
     @property
     def version(self) -> int:
@@ -67,7 +78,7 @@ class Replica:
     def flip(self, version: int, chunks: list[int] | None, channel: Channel) -> None:
         if self.failing:
             raise self.failing
-        self.versions[channel], self.chunks = version, chunks
+        self.versions[channel], self.chunks, self.damaged = version, chunks, None
 
     def serves(self, channel: Channel, bits: np.ndarray) -> bool:
         return channel is Channel.CURRENT or self.opened.get(channel) is bits
@@ -76,6 +87,9 @@ class Replica:
         assert bits.shape == (1,)
         self.opened[channel] = bits
         self.versions[channel] = version
+
+    def is_exact(self, channel: Channel, chunk: int) -> bool:
+        return (channel, chunk) != self.damaged
 
     def close(self, channel: Channel) -> None:
         del self.versions[channel], self.opened[channel]
@@ -221,11 +235,25 @@ def test_a_channel_that_was_given_up_and_taken_up_again_between_two_updates_is_s
     with running() as pod:
         pod.update(7, channel=Channel.BLESSED)
         wait_for(lambda: len(pod.reports()) == 2)
-        again = VersionedState(FlatState(np.ones(1, np.uint16)), Manifest(version=8))
+        again = held(8)
         pod.subscriber.served[Channel.BLESSED] = again
         pod.update(8, channel=Channel.BLESSED)
         wait_for(lambda: len(pod.reports()) == 3)
         assert pod.replica.opened[Channel.BLESSED] is again.state.bits
+
+
+@pytest.mark.parametrize("where", ["state", "set"])
+def test_memory_that_was_damaged_is_mended_while_nothing_new_comes(where: str):
+    before = value("weight_updates_total", result="damaged")
+    with running() as pod:
+        pod.update(1)
+        wait_for(lambda: pod.replica.chunks == [0])
+        if where == "state":
+            pod.subscriber.served[Channel.CURRENT].state.bits[0] ^= 1
+        else:
+            pod.replica.damaged = Channel.CURRENT, 0
+        wait_for(lambda: value("weight_updates_total", result="damaged") > before)
+        wait_for(lambda: pod.replica.chunks is None)
 
 
 def test_the_last_good_copy_is_tried_again_after_a_failure():

@@ -2,7 +2,7 @@
 
     blobs/ab/abcdef...           one file a blob, under its name
     heads/<epoch>-<revision>     one file a head, zero-padded; the greatest whole one counts, the last 16 stay
-    heads/lock                   held while a head is compared and set
+    heads/lock                   held while a head is compared and set, or compared and blobs deleted
 
 Everything is created by link(2) from a file that is already on disk: under its name a file is whole or not there at all.
 """
@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -61,21 +61,19 @@ class DirectoryStore:
 
     def set_head(self, head: bytes, *, epoch: int, revision: int, expected: HeadKey | None) -> None:
         """Replace the head under a lock that other processes respect."""
-        with self._as_unavailable("written"):
-            _make_folder(self._heads)
-            with self._locked():
-                newest = self._newest()
-                current = newest[0] if newest else None
-                if newest is not None and newest[1] == head:
-                    return
-                if current != expected or (current is not None and (epoch, revision) <= current):
-                    raise HeadConflict(f"the head is {current}, not {expected}: another publisher moved it, or holds a newer epoch")
-                path = self._heads / f"{epoch:020d}-{revision:020d}"
-                path.unlink(missing_ok=True)  # only a torn file can be there
-                _create(path, head)
-                _sync_folder(self._heads)
-                for name in self._head_names()[_HEADS_KEPT:]:
-                    (self._heads / name).unlink(missing_ok=True)
+        with self._as_unavailable("written"), self._locked():
+            newest = self._newest()
+            current = newest[0] if newest else None
+            if newest is not None and newest[1] == head:
+                return
+            if current != expected or (current is not None and (epoch, revision) <= current):
+                raise HeadConflict(f"the head is {current}, not {expected}: another publisher moved it, or holds a newer epoch")
+            path = self._heads / f"{epoch:020d}-{revision:020d}"
+            path.unlink(missing_ok=True)  # only a torn file can be there
+            _create(path, head)
+            _sync_folder(self._heads)
+            for name in self._head_names()[_HEADS_KEPT:]:
+                (self._heads / name).unlink(missing_ok=True)
 
     def wait(self, seen: HeadKey | None, timeout: float) -> bool:
         """Poll the folder of heads."""
@@ -97,9 +95,11 @@ class DirectoryStore:
         with self._as_unavailable("read"):
             yield from (name for folder in _listed(self._blobs) for name in _listed(self._blobs / folder) if is_name(name))
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Remove blobs, and what processes that died left half written."""
-        with self._as_unavailable("written"):
+    def delete(self, names: Iterable[str], *, head: bytes | None = None) -> None:
+        """Remove blobs, and what processes that died left half written; with `head` under the lock, so that it stays the head."""
+        with self._as_unavailable("written"), nullcontext() if head is None else self._locked():
+            if head is not None and self.head() != head:
+                raise HeadConflict("another publisher moved the head of the weight store")
             for name in names:
                 self._path(name).unlink(missing_ok=True)
             self._sweep()
@@ -162,6 +162,7 @@ class DirectoryStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        _make_folder(self._heads)
         with (self._heads / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             yield

@@ -64,11 +64,10 @@ class HeadRecord:
             self._store.set_head(sign_head(head, self._key), epoch=head.epoch, revision=head.revision, expected=head_key(before))
             self.head, self.links = head, links
 
-    def check(self) -> None:
-        """Raise HeadConflict when the store's head is another publisher's; Unavailable."""
-        blob = self._store.head()
-        if blob != sign_head(self.head, self._key):
-            raise HeadConflict("another publisher moved the head of the weight store")
+    @property
+    def blob(self) -> bytes:
+        """The head as it is in the store while no other publisher moves it."""
+        return sign_head(self.head, self._key)
 
     def forget(self, needed: Set[str]) -> None:
         """Let go of the versions whose manifests are not among the blobs `needed`."""

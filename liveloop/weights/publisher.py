@@ -183,10 +183,10 @@ class Publisher:
             for keyframe in (self._writing, self._written):
                 needed |= keyframe.names if keyframe else set()
             doomed = set(self._store.names()) - needed
-            self._record.check()  # after the names: another publisher writes its head before its first blob
+            head = self._record.blob  # the names came first: another publisher writes its head before its first blob
             manifests = {link.manifest for link in self._record.links.values()} & doomed
-            self._store.delete(manifests)  # before what they name: a version is whole or unknown
-            self._store.delete(doomed - manifests)
+            self._store.delete(manifests, head=head)  # before what they name: a version is whole or unknown
+            self._store.delete(doomed - manifests, head=head)
             self._record.forget(needed)
             self._records.forget(needed)
 

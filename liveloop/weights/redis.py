@@ -58,6 +58,13 @@ local there = redis.call('HMGET', KEYS[1], 'digest', 'head')
 if (there[1] or '') == ARGV[1] and (there[2] or '') == ARGV[2] then redis.call('UNLINK', KEYS[1]) end
 """
 
+# KEYS: head, blobs. ARGV: the head under which they are removed. Answers 0 when it is another.
+_UNLINK_UNDER = """
+if redis.call('HMGET', KEYS[1], 'head')[1] ~= ARGV[1] then return 0 end
+redis.call('UNLINK', unpack(KEYS, 2))
+return 1
+"""
+
 
 class RedisStore:
     """A WeightStore in Redis, shared by any number of processes and threads; connects when it is first used."""
@@ -149,11 +156,15 @@ class RedisStore:
                 if is_name(name):
                     yield name
 
-    def delete(self, names: Iterable[str]) -> None:
+    def delete(self, names: Iterable[str], *, head: bytes | None = None) -> None:
         """Remove blobs; their memory is given back in the background."""
         with self._as_unavailable():
             for batch in _batched(names, _NAMES):
-                self._client.unlink(*(self._blob + name for name in batch))
+                keys = [self._blob + name for name in batch]
+                if head is None:
+                    self._client.unlink(*keys)
+                elif not self._client.eval(_UNLINK_UNDER, 1 + len(keys), self._head, *keys, head):
+                    raise HeadConflict(f"another publisher moved the head at {self._address}")
 
     def close(self) -> None:
         """Close every connection."""

@@ -75,8 +75,11 @@ class WeightStore(Protocol):
         """The names of all blobs. Raises Unavailable."""
         ...
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Remove blobs; those that are not there are no error. Raises Unavailable."""
+    def delete(self, names: Iterable[str], *, head: bytes | None = None) -> None:
+        """Remove blobs; those that are not there are no error. With `head` none is removed but while that is the store's head.
+
+        Raises HeadConflict when it is another; Unavailable.
+        """
         ...
 
     def close(self) -> None:

@@ -79,11 +79,11 @@ class FaultyStore:
         self._call()
         return self._inner.names()
 
-    def delete(self, names: Iterable[str]) -> None:
+    def delete(self, names: Iterable[str], *, head: bytes | None = None) -> None:
         """Remove blobs; who dies meanwhile has removed some."""
         for name in names:
             self._call()
-            self._inner.delete([name])
+            self._inner.delete([name], head=head)
 
     def close(self) -> None:
         """Let go of it."""

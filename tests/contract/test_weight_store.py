@@ -145,6 +145,20 @@ def test_deleted_blobs_are_gone_and_others_stay(opened: Open) -> None:
     assert store.missing(BLOBS) == {gone}
 
 
+def test_under_a_head_that_is_not_the_stores_nothing_is_deleted(opened: Open) -> None:
+    with opened() as store:
+        store.put(BLOBS)
+        with pytest.raises(HeadConflict):
+            store.delete(BLOBS, head=head(1, 1))
+        set_head(store, 1, 1, None)
+        store.delete(list(BLOBS)[:1], head=head(1, 1))
+        assert store.missing(BLOBS) == set(list(BLOBS)[:1])
+        set_head(store, 2, 1, (1, 1))
+        with pytest.raises(HeadConflict):
+            store.delete(BLOBS, head=head(1, 1))
+        assert store.missing(BLOBS) == set(list(BLOBS)[:1])
+
+
 def test_a_new_store_is_empty(opened: Open) -> None:
     assert opened().head() is None
     assert set(opened().names()) == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -785,6 +785,31 @@ def test_a_publisher_that_was_overtaken_deletes_nothing(tmp_path: Path) -> None:
     assert before <= set(store.names())
     assert read_head(store, KEY.public_key()).epoch == 2
     assert np.array_equal(successor.load(2, ""), bits)
+
+
+def test_a_publisher_that_is_overtaken_while_it_collects_deletes_nothing_that_its_successor_put_again(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken = Versions(store)
+    for _ in range(3):
+        overtaken.publish()
+    keyframe_every(1, monkeypatch)
+    overtaken.publish()
+    overtaken.publisher.close()
+    overtaken.publish()  # its chain begins with the keyframe: the versions before are to be collected
+    delete, successors = store.delete, []
+
+    def overtaken_first(names: Iterable[str], *, head: bytes | None = None) -> None:
+        if not successors:
+            successors.append(Publisher(DirectoryStore(store._folder), KEY, epoch=2))
+            successors[0].collect(range(10))
+        delete(names, head=head)
+
+    monkeypatch.setattr(store, "delete", overtaken_first)
+    with pytest.raises(HeadConflict):
+        overtaken.publisher.collect([])
+    for version, bits in overtaken.bits.items():
+        assert np.array_equal(successors[0].load(version, overtaken.manifests[version]), bits)
 
 
 def test_a_head_signed_under_an_older_epoch_is_refused_whatever_its_revision_and_version(tmp_path: Path, store: DirectoryStore) -> None:

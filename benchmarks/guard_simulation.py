@@ -3,7 +3,8 @@
     .venv/bin/python -m benchmarks.guard_simulation
 
 Rows are hard or easy, and what a version gets right beyond that wanders from one evaluated version to the next, so that successive
-evaluations see nearly the same answers. In every evaluation the newest version meets the blessed one and the anchor, the blessed one of
+evaluations see nearly the same answers. In every evaluation the newest version meets the blessed one (with the
+answers of those blessed before it) and the anchor, the blessed one of
 AN_HOUR evaluations ago, as services/learner/examiner.py does it: the catastrophic rule after every slice, the others at the end. The
 splits take turns in a slice.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.learner.examiner import SLICE
-from services.learner.verdict import Comparison, Count, Decision, Verdicts, combine
+from services.learner.verdict import EARLIER, Comparison, Count, Decision, Verdicts, combine
 
 SHORT, LONG = 0.02, 0.06
 """Share of the rows that two versions answer differently: one evaluation apart, and far apart; 4 % between, in `guard_drift.py`'s run."""
@@ -68,6 +69,7 @@ class World:
         self._verdicts = Verdicts()
         self._number = 1
         self._blessed = self._anchor = self._next_anchor = self._version()
+        self._earlier: list[list[_Floats]] = []  # margins of the versions that were blessed before
 
     def spoil(self, loss: float) -> None:
         """From now on new versions are that much less accurate, on every split."""
@@ -92,6 +94,7 @@ class World:
         if verdict.decision is Decision.ROLLBACK:
             return self._go_back(others[verdict.to], 1.0)
         if verdict.decision is Decision.BLESS:
+            self._earlier = [*self._earlier, self._blessed.margins][-EARLIER:]
             self._blessed = newest
         return Outcome(verdict.decision, 1.0)
 
@@ -99,6 +102,7 @@ class World:
         """What comes next starts from the version that is served again."""
         self._verdicts.begin_anew()
         self._blessed = self._anchor = self._next_anchor = to
+        self._earlier = []
         self._wander = [wander.copy() for wander in to.wander]
         return Outcome(Decision.ROLLBACK, share)
 
@@ -118,6 +122,8 @@ class World:
             noise = self._scale * self._rng.standard_normal(count)
             owner.wander[split][places] = apart * self._wander[split][places] + np.sqrt(1 - apart**2) * noise
             owner.margins[split][places] = self._ease[split][places] + owner.wander[split][places]
+        for margins in self._earlier:  # which never saw these rows
+            margins[split][places] = self._blessed.margins[split][places]
 
     def _fresh_ease(self, split: Split, count: int) -> _Floats:
         """Rows that a version gets right with probability `split.accuracy`."""
@@ -125,14 +131,9 @@ class World:
 
     def _slices(self, newest: _Version, others: dict[int, _Version]) -> Iterator[tuple[float, dict[int, Comparison]]]:
         """What is known after every slice: the share of the rows answered, and the comparisons so far."""
-        lost = {
-            number: [np.cumsum((o > 0) & (n <= 0)) for o, n in zip(one.margins, newest.margins, strict=True)]
-            for number, one in others.items()
-        }
-        won = {
-            number: [np.cumsum((o <= 0) & (n > 0)) for o, n in zip(one.margins, newest.margins, strict=True)]
-            for number, one in others.items()
-        }
+        losses = {number: self._losses(one, newest) for number, one in others.items()}
+        lost = {number: [np.cumsum(loss) for loss in found] for number, found in losses.items()}
+        squares = {number: [np.cumsum(loss**2) for loss in found] for number, found in losses.items()}
         sizes = [split.rows for split in self._splits]
         total = sum(sizes)
         for end in range(SLICE, total + SLICE, SLICE):
@@ -140,10 +141,17 @@ class World:
             yield (
                 min(end, total) / total,
                 {
-                    number: combine([Count(n, int(lost[number][at][n - 1]), int(won[number][at][n - 1])) for at, n in enumerate(seen) if n])
+                    number: combine(
+                        [Count(n, float(lost[number][at][n - 1]), float(squares[number][at][n - 1])) for at, n in enumerate(seen) if n]
+                    )
                     for number in others
                 },
             )
+
+    def _losses(self, other: _Version, newest: _Version) -> list[_Floats]:
+        """By split: what the newest version loses on each row against another one, in [-1, 1]."""
+        known = [other.margins, *(self._earlier if other is self._blessed else [])]
+        return [np.mean([margins[at] > 0 for margins in known], axis=0) - (newest.margins[at] > 0) for at in range(len(self._splits))]
 
 
 def _turns(sizes: Sequence[int], rows: int) -> list[int]:

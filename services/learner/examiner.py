@@ -8,6 +8,7 @@ glaringly bad is found within seconds, however long a full evaluation takes.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -20,7 +21,7 @@ from services.learner.journal import Journal
 from services.learner.micro_batch import MicroBatches
 from services.learner.publication import Publication
 from services.learner.trainer import Trainer
-from services.learner.verdict import Comparison, Decision, Verdict, Verdicts, compare, split_of
+from services.learner.verdict import EARLIER, Answers, Comparison, Decision, Verdict, Verdicts, compare, split_of
 from services.learner.versions import ANCHOR_AGE, Score
 
 SLICE = 16
@@ -55,6 +56,8 @@ class _Examination:
     rows: Rows
     order: tuple[str, ...]  # in which they are answered
     is_probe: bool
+    blessed: int
+    earlier: tuple[Answers, ...]  # of the versions that were blessed before
 
     def next(self) -> tuple[_Contestant, Rows] | None:
         """Who answers which rows next: all advance together, the others ahead. None once all have answered all."""
@@ -71,7 +74,9 @@ class _Examination:
     def against(self) -> dict[int, Comparison]:
         """How the candidate compares on what was answered so far."""
         answered = self.right(self.candidate)
-        return {other.version: compare(answered, other.right) for other in self.others}
+        return {
+            other.version: compare(answered, other.right, self.earlier if other.version == self.blessed else ()) for other in self.others
+        }
 
     def right(self, one: _Contestant) -> dict[str, bool]:
         """What `one` answered of these rows."""
@@ -97,6 +102,7 @@ class Examiner:
         self._publication = publication
         self._verdicts = Verdicts()
         self._known: dict[int, _Contestant] = {}
+        self._earlier: deque[Answers] = deque(maxlen=EARLIER)  # of versions blessed before the one that is, one after the other
         self._full: _Examination | None = None
         self._probe: _Examination | None = None
         self._evaluated = self._probed = 0  # the last versions that were
@@ -133,10 +139,12 @@ class Examiner:
     def begin_again(self) -> None:
         """Another version may be the blessed one now: what is under way is asked again, with the answers that are known."""
         self._full = self._probe = None
+        self._earlier.clear()
 
     def begin_anew(self, version: int, like: int) -> None:
         """Serve `version` with the bytes of `like`: what was under way is about weights that are undone."""
         self._verdicts.begin_anew()
+        self._earlier.clear()
         self._full = self._probe = None
         if (same := self._known.get(like)) is not None:
             self._known = {version: _Contestant(version, same.trained, same.right)}
@@ -173,8 +181,11 @@ class Examiner:
         candidate = self._contestant(version)
         assert candidate is not None
         anchor = self._journal.anchor(ANCHOR_AGE) if rows is None else None
-        others = [self._contestant(other) for other in dict.fromkeys((self._publication.blessed, anchor)) if other and other != version]
-        examination = _Examination(candidate, tuple(one for one in others if one), chosen, tuple(chosen), rows is not None)
+        blessed = self._publication.blessed
+        others = tuple(self._contestant(other) for other in dict.fromkeys((blessed, anchor)) if other and other != version)
+        examination = _Examination(
+            candidate, tuple(one for one in others if one), chosen, tuple(chosen), rows is not None, blessed, tuple(self._earlier)
+        )
         if rows is None:
             self._forget_all_but(examination)
             for one in self._known.values():
@@ -206,6 +217,8 @@ class Examiner:
         self._journal.evaluated(version, scores, passed=passed)
         if passed:
             self._publication.passed(version, done.candidate.trained)
+            if self._publication.blessed == version:
+                self._earlier.extend(done.right(one) for one in done.others if one.version == done.blessed)
         return self._note(verdict, done)
 
     def _note(self, verdict: Verdict, done: _Examination) -> Verdict | None:

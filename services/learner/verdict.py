@@ -16,6 +16,8 @@ _FULL_WEIGHT = 200
 """Rows from which on a split weighs as much as any other; with fewer it weighs in proportion, so that a few rows tip no scale."""
 _CLEAR, _POINTS = 3.0, 0.01
 """Standard errors and accuracy lost beyond which a version fails an evaluation; the accuracy alone keeps it from being blessed."""
+EARLIER = 2
+"""Blessed versions before the last whose answers count with its own: its luck on rows that never change is not held against the next."""
 _GLARING, _MANY_POINTS = 4.0, 0.10
 """Standard errors and accuracy lost beyond which a version is taken back before its evaluation is done."""
 
@@ -46,22 +48,24 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How two versions answered the rows of one split."""
+    """How two versions answered the rows of one split; a row's loss is 1 where the other alone is right, -1 where this one alone is."""
 
     rows: int
-    lost: int  # answered right by the other alone
-    won: int  # answered right by this one alone
+    lost: float  # sum of the losses
+    squares: float  # sum of their squares
 
 
-def compare(ours: Answers, theirs: Answers) -> Comparison:
-    """Paired by row."""
-    counts: dict[str, list[int]] = {}
+def compare(ours: Answers, theirs: Answers, earlier: Sequence[Answers] = ()) -> Comparison:
+    """Paired by row. With answers that stand for the same as `theirs`, the other's are the mean of what is known for the row."""
+    counts: dict[str, list[float]] = {}
     for row in ours.keys() & theirs.keys():
+        known = [theirs[row], *(answers[row] for answers in earlier if row in answers)]
+        loss = sum(known) / len(known) - ours[row]
         count = counts.setdefault(split_of(row), [0, 0, 0])
         count[0] += 1
-        if ours[row] != theirs[row]:
-            count[1 if theirs[row] else 2] += 1
-    return combine([Count(*count) for count in counts.values()])
+        count[1] += loss
+        count[2] += loss * loss
+    return combine([Count(int(rows), lost, squares) for rows, lost, squares in counts.values()])
 
 
 def combine(splits: Sequence[Count]) -> Comparison:
@@ -70,8 +74,8 @@ def combine(splits: Sequence[Count]) -> Comparison:
     drop = variance = 0.0
     for split in splits:
         share = _weight(split) / total / split.rows
-        drop += share * (split.lost - split.won)
-        variance += share * share * (split.lost + split.won)
+        drop += share * split.lost
+        variance += share * share * split.squares
     return Comparison(sum(split.rows for split in splits), drop, math.sqrt(variance))
 
 

@@ -253,6 +253,17 @@ def test_what_cannot_be_compared_with_the_blessed_version_does_not_take_its_plac
     assert bench.head.current > bench.head.blessed == 1
 
 
+def test_a_version_meets_the_blessed_one_together_with_those_blessed_before_it(bench: Bench):
+    examiner = bench.parts.examiner
+    bench.turn_until(bench.is_quiet)
+    for expected in (1, 2, 2):
+        learn(bench)
+        bench.turn_until(bench.is_quiet)
+        assert bench.head.blessed == bench.head.current and len(examiner._earlier) == expected
+    bench.loop.rollback(1, "ann", "it looked wrong")
+    assert not examiner._earlier
+
+
 def full(*_: object, **__: object) -> None:
     raise Unavailable("no space left")
 

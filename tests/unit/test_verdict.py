@@ -39,6 +39,14 @@ def test_what_a_new_domain_gains_outweighs_what_the_old_one_loses_a_little():
     assert compare(ours, theirs).drop < 0 < compare(lost(300, 30), lost(300, 18)).drop
 
 
+def test_what_one_blessed_version_had_by_luck_is_not_held_against_the_next():
+    ours, lucky = lost(500, 30), lost(500, 16)
+    assert compare(ours, lucky).is_beyond(3.0, 0.01)
+    found = compare(ours, lucky, [lost(500, 30), lost(250, 30)])  # the second did not see all rows
+    assert found.drop == pytest.approx(14 / 3 / 500) and not found.is_beyond(3.0, 0.01)
+    assert found.error == pytest.approx((14 / 9) ** 0.5 / 500)
+
+
 def judge(verdicts: Verdicts, drop: float, error: float = 0.005, rows: int = 500) -> Decision:
     return verdicts.after_all(rows, {7: Comparison(rows, drop, error)}).decision
 

@@ -75,6 +75,12 @@ class DirectoryStore:
             for name in self._head_names()[_HEADS_KEPT:]:
                 (self._heads / name).unlink(missing_ok=True)
 
+    def drop_heads(self) -> None:
+        """Forget every head: one of another model may follow, whatever its epoch. The blobs stay."""
+        with self._as_unavailable("written"), self._locked():
+            for name in self._head_names():
+                (self._heads / name).unlink(missing_ok=True)
+
     def wait(self, seen: HeadKey | None, timeout: float) -> bool:
         """Poll the folder of heads."""
         deadline = time.monotonic() + timeout

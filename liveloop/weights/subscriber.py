@@ -18,10 +18,11 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from liveloop.errors import BlobMissing, StaleHead, Unavailable, WeightsRefused, WrongLayout
+from liveloop.errors import BlobMissing, HeadConflict, StaleHead, Unavailable, WeightsRefused, WrongLayout
 from liveloop.telemetry import logger
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
 from liveloop.weights.channels import Channel, has_canary
+from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
 from liveloop.weights.mirror import Copier
@@ -58,7 +59,7 @@ class Subscriber:
     served: Mapping[Channel, VersionedState]  # the channels in use; CURRENT stays the same object from `start` on
     head: Head  # the newest one that was taken
 
-    def __init__(self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: WeightStore | None = None) -> None:
+    def __init__(self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: DirectoryStore | None = None) -> None:
         """Follow `store`; `local` is where the last good copy is kept and where `start` finds it again."""
         self._store, self._local = store, local
         self._verify_key = verify_key
@@ -165,13 +166,23 @@ class Subscriber:
             while True:
                 blob = self._head_blob
                 try:
-                    copier.copy(blob)
-                    copier.prune(blob)
+                    self._copy(copier, self._local, blob)
                 except BlobMissing:
                     if blob == self._head_blob:
                         raise  # else it was collected while this state moved on
                 else:
                     return
+
+    def _copy(self, copier: Copier, local: DirectoryStore, blob: bytes) -> None:
+        try:
+            copier.copy(blob)
+        except HeadConflict:
+            kept = local.head()
+            if kept is None or open_head(kept, None).model_digest == self.head.model_digest:
+                raise
+            local.drop_heads()  # of another model: epochs of two models are not to be compared
+            copier.copy(blob)
+        copier.prune(blob)
 
     def _load(self, store: WeightStore, blob: bytes) -> None:
         head = open_head(blob, self._verify_key)

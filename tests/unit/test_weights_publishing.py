@@ -759,6 +759,28 @@ def test_the_last_good_copy_holds_one_version_alone(
     assert_holds(started(local), versions, 10)
 
 
+def test_the_last_good_copy_moves_to_another_model_whatever_its_epoch_and_never_back_within_one(
+    store: DirectoryStore, versions: Versions, tmp_path: Path
+) -> None:
+    versions.publish()
+    Publisher(store, KEY, epoch=3).close()
+    local = DirectoryStore(tmp_path / "local")
+    former = started(store, local)
+    former.keep_local()
+    other = DirectoryStore(tmp_path / "other")
+    others = Versions(other, model="another")
+    others.publish()
+    pod = started(other, local)
+    pod.keep_local()
+    assert_holds(started(local), others, 2)
+    assert set(local.names()) == Records(other, KEY.public_key()).needs(others.publisher.head, kept=False)
+    Publisher(other, KEY, epoch=2).close()
+    started(other, local).keep_local()
+    with pytest.raises(HeadConflict):
+        pod.keep_local()
+    assert read_head(local, KEY.public_key()).epoch == 2
+
+
 def test_a_pod_that_starts_on_a_store_that_went_back_serves_its_newer_copy(
     store: DirectoryStore, versions: Versions, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ swap.py       what updates cost those who wait for answers
 recorded.py   recorded steps: real optimiser steps of the demo's model, as the versions that are served
 patches.py    one recording's patches: bytes and milliseconds, beside the baselines
 delivery.py   from a publish to the flip of one pod or of many
+full_push.py  the whole model through a store, as most systems do it
 replay.py     publishes recorded versions again and again, at a rate
 load.py       a process that asks at random times, whether or not earlier answers came
 pod.py        a process that holds and follows a version and serves nobody

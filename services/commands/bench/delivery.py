@@ -15,7 +15,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
-from benchmarks.full_push import full_push
 from liveloop.keys import make_keys, signing_key
 from liveloop.settings import Settings, load_settings
 from liveloop.tasks.flat import widen
@@ -23,6 +22,7 @@ from liveloop.v1.weights_pb2 import ModelBundle
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.patch import Bits
 from liveloop.weights.publisher import Publisher
+from services.commands.bench.full_push import full_push
 from services.commands.bench.replay import Replay, own_corner, replaying, stage_all
 from services.commands.bench.worker import Worker
 from services.commands.freshness import percentile
@@ -42,20 +42,20 @@ def measure_delivery(
 ) -> dict[str, Any]:
     """Publish so many versions to each of these numbers of pods, over the store at `url`; None: a folder on this machine."""
     with TemporaryDirectory(prefix="liveloop-bench-") as folder:
-        flips = _flips(Path(folder), bundle, recorded, url, pods=pods, versions=versions, tick=tick)
-        pushes = _pushes(bundle, recorded[0], url or Path(folder).as_uri(), readers=pods, tick=tick)
+        settings = load_settings(data=Path(folder) / "data", weights_url=own_corner(url) if url else "")
+        flips = _flips(settings, bundle, recorded, pods=pods, versions=versions, tick=tick)
+        pushes = _pushes(settings, bundle, recorded[0], settings.weights_url or Path(folder).as_uri(), readers=pods, tick=tick)
     return {"store": "redis" if url else "directory", **flips, **pushes}
 
 
 def _flips(
-    folder: Path, bundle: ModelBundle, recorded: Sequence[Bits], url: str | None, *, pods: Sequence[int], versions: int, tick: Tick
+    settings: Settings, bundle: ModelBundle, recorded: Sequence[Bits], *, pods: Sequence[int], versions: int, tick: Tick
 ) -> dict[str, Any]:
-    settings = load_settings(data=folder / "data", weights_url=own_corner(url) if url else "")
     key = first_version(settings, bundle, recorded[0])
     last: dict[str, dict[str, float]] = {}
     middle: dict[str, dict[str, float]] = {}
     patches = stage_all(recorded, bundle.layout)
-    with replaying(settings.data / "weights", key, patches, settings.weights_url or None) as replay, ExitStack() as stack:
+    with replaying(settings, key, patches) as replay, ExitStack() as stack:
         workers: list[Worker] = []
         for count in pods:
             tick(f"from publish to flip, {count} pod{'s' * (count > 1)}")
@@ -98,13 +98,14 @@ def _served_at(worker: Worker, version: int) -> float:
     return float(report["at"])
 
 
-def _pushes(bundle: ModelBundle, bits: Bits, url: str, *, readers: Sequence[int], tick: Tick) -> dict[str, Any]:
+def _pushes(settings: Settings, bundle: ModelBundle, bits: Bits, url: str, *, readers: Sequence[int], tick: Tick) -> dict[str, Any]:
     flat = widen(bits).numpy()
     tensors = {spec.name: flat[spec.offset : spec.offset + prod(spec.shape)].reshape(tuple(spec.shape)) for spec in bundle.layout.tensors}
     content = save(tensors)
     whole: dict[str, float] = {}
     chunked: dict[str, float] = {}
-    with full_push(url, content, readers=max(readers)) as push:
+    files = {"password_file": settings.redis_password_file, "ca_file": settings.redis_ca_file}
+    with full_push(url, content, readers=max(readers), **files) as push:
         for count in readers:
             tick(f"full push, {count} reader{'s' * (count > 1)}")
             whole[str(count)] = milliseconds([push.whole(count) for _ in range(_PUSHES)])["p50"]

@@ -16,7 +16,6 @@ from liveloop.weights.redis_client import client_for, parse
 from services.commands.bench.worker import Worker, messages, tell
 
 CHUNK = 4 << 20
-_PREFIX = "liveloop-bench-push:"
 
 
 class Place(Protocol):
@@ -38,17 +37,19 @@ class Place(Protocol):
 class _Redis:
     """`SET` and `GET`."""
 
-    def __init__(self, url: str) -> None:
-        self._client = client_for(parse(url), password_file=None, ca_file=None)
+    def __init__(self, url: str, *, password_file: Path | None, ca_file: Path | None) -> None:
+        address = parse(url)
+        self._key = f"{{{address.prefix}}}:push:"  # the braces put all keys on one node of a cluster
+        self._client = client_for(address, password_file=password_file, ca_file=ca_file)
 
     def put(self, name: str, content: bytes | memoryview) -> None:
-        self._client.set(_PREFIX + name, content)
+        self._client.set(self._key + name, content)
 
     def get(self, name: str) -> bytes:
-        return cast(bytes, self._client.get(_PREFIX + name))
+        return cast(bytes, self._client.get(self._key + name))
 
     def clear(self, names: Sequence[str]) -> None:
-        self._client.delete(*(_PREFIX + name for name in names))
+        self._client.delete(*(self._key + name for name in names))
         self._client.close()
 
 
@@ -71,17 +72,19 @@ class _Folder:
             (self._folder / name).unlink(missing_ok=True)
 
 
-def place_at(url: str) -> Place:
-    """The place at redis://HOST:PORT or file:///FOLDER."""
+def place_at(url: str, *, password_file: Path | None = None, ca_file: Path | None = None) -> Place:
+    """The place at file:///FOLDER, or in Redis at a URL of the forms in redis_client.py; the files are those of the settings."""
     parts = urlsplit(url)
-    return _Folder(Path(unquote(parts.path))) if parts.scheme == "file" else _Redis(url)
+    if parts.scheme == "file":
+        return _Folder(Path(unquote(parts.path)))
+    return _Redis(url, password_file=password_file, ca_file=ca_file)
 
 
 class FullPush:
     """A writer with readers that wait, each a process of its own."""
 
-    def __init__(self, url: str, content: bytes, readers: Sequence[Worker]) -> None:
-        self._place, self._content, self._readers = place_at(url), content, readers
+    def __init__(self, place: Place, content: bytes, readers: Sequence[Worker]) -> None:
+        self._place, self._content, self._readers = place, content, readers
         self._chunks = [f"part-{at}" for at in range(0, len(content), CHUNK)]
 
     def whole(self, readers: int) -> float:
@@ -115,15 +118,16 @@ class FullPush:
 
 
 @contextmanager
-def full_push(url: str, content: bytes, *, readers: int) -> Iterator[FullPush]:
-    """Start so many readers, wait until they are connected, and end them afterwards."""
+def full_push(url: str, content: bytes, *, readers: int, **files: Path | None) -> Iterator[FullPush]:
+    """`url` and `files` are as for `place_at`. Start so many readers, wait until they are connected, and end them afterwards."""
     workers: list[Worker] = []
     push = None
+    told = {name: file and str(file) for name, file in files.items()}
     try:
-        workers += [Worker("benchmarks.full_push", url=url) for _ in range(readers)]
+        workers += [Worker("services.commands.bench.full_push", url=url, **told) for _ in range(readers)]
         for worker in workers:
             worker.hear()
-        push = FullPush(url, content, workers)
+        push = FullPush(place_at(url, **files), content, workers)
         yield push
     finally:
         for worker in workers:
@@ -135,7 +139,8 @@ def full_push(url: str, content: bytes, *, readers: int) -> Iterator[FullPush]:
 def main() -> None:
     """Read what the parent names."""
     told = messages()
-    place = place_at(next(told)["url"])
+    first = next(told)
+    place = place_at(first.pop("url"), **{name: file and Path(file) for name, file in first.items()})
     tell(ready=True)
     read: list[bytes] = []
     for message in told:

@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from liveloop.settings import Settings
 from liveloop.v1.weights_pb2 import Layout
 from liveloop.weights import open_store
 from liveloop.weights.directory import DirectoryStore
@@ -50,14 +50,15 @@ def stage_all(versions: Sequence[Bits], layout: Layout) -> Patches:
 
 
 class Replay:
-    """A publisher of recorded versions into a folder, and where `mirror_to` names a store, into that too."""
+    """A publisher of recorded versions into the learner's folder, and where the settings name a store, into that too."""
 
-    def __init__(self, folder: Path, key: Ed25519PrivateKey, patches: Patches, mirror_to: str | None) -> None:
-        """`folder` holds the version that the patches start from."""
+    def __init__(self, settings: Settings, key: Ed25519PrivateKey, patches: Patches) -> None:
+        """The folder holds the version that the patches start from."""
+        url, files = settings.weights_url, {"password_file": settings.redis_password_file, "ca_file": settings.redis_ca_file}
         self._patches = patches.endlessly()
-        self._store = DirectoryStore(folder)
+        self._store = DirectoryStore(settings.data / "weights")
         self._publisher = Publisher(self._store, key, epoch=1)
-        self._target = open_store(mirror_to) if mirror_to else None
+        self._target = open_store(url, **files) if url else None
         self._mirror = Mirror(self._store, self._target) if self._target else None
         self.versions = [self._publisher.head.current]
         """Every version that pods may serve."""
@@ -88,9 +89,9 @@ class Replay:
 
 
 @contextmanager
-def replaying(folder: Path, key: Ed25519PrivateKey, patches: Patches, mirror_to: str | None) -> Iterator[Replay]:
+def replaying(settings: Settings, key: Ed25519PrivateKey, patches: Patches) -> Iterator[Replay]:
     """A started replay, closed at the end."""
-    replay = Replay(folder, key, patches, mirror_to)
+    replay = Replay(settings, key, patches)
     try:
         replay.start()
         yield replay

@@ -96,7 +96,7 @@ def measure(
 @contextmanager
 def _replay(settings: Settings, source: Source, bits: Any, patches: Patches) -> Iterator[Replay]:
     key = first_version(settings, source.bundle, bits)
-    with replaying(settings.data / "weights", key, patches, settings.weights_url or None) as replay:
+    with replaying(settings, key, patches) as replay:
         yield replay
 
 

@@ -19,6 +19,7 @@ from liveloop.v1.learner_pb2 import PauseRequest, Version, VersionState
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 from liveloop.weights import publisher
 from services.learner import loop as loop_module
+from services.learner import server as server_module
 from services.learner.examiner import Examiner
 from services.learner.operator import By
 from services.learner.orders import MOST, Orders
@@ -301,7 +302,8 @@ def test_orders_that_wait_when_the_lead_is_lost_are_refused():
     assert refused.is_set()
 
 
-def test_an_order_whose_caller_went_away_never_runs(led: Led):
+def test_an_order_whose_caller_went_away_never_runs(led: Led, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module, "PATIENCE", 600.0)
     with led.orders.accepting():
         stub = LearnerServiceStub(led.client._channels[1])
         call = stub.Pause.future(PauseRequest(**ANN))

@@ -122,6 +122,15 @@ class Cluster:
                 client.execute_command("CLUSTER SETSLOT", slot, "NODE", name)
         wait_until(lambda: self.owner(key) is target)
 
+    def begin_migration(self, key: str, *, source: ValkeyServer, target: ValkeyServer) -> None:
+        """Move the keys of a slot to another node, and leave the slot itself where it is."""
+        with self.client(source) as one, self.client(target) as other:
+            slot = one.execute_command("CLUSTER KEYSLOT", key)
+            other.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", one.execute_command("CLUSTER MYID"))
+            one.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", other.execute_command("CLUSTER MYID"))
+            keys = one.execute_command("CLUSTER GETKEYSINSLOT", slot, 1000)
+            one.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+
     def _divide(self) -> None:
         share = -(-_SLOTS // len(self.nodes))
         for number, node in enumerate(self.nodes):

@@ -36,8 +36,8 @@ _BATCH = 16
 _NAMES = 1000
 """Names in one command at most."""
 
-# KEYS: head, channel. ARGV: expected epoch and revision (empty: none), new epoch, revision, head, digest. Answers what is there when it
-# refuses.
+# KEYS: head. ARGV: expected epoch and revision (empty: none), new epoch, revision, head, digest, channel (among KEYS it would be one that
+# is missing, which a slot that migrates refuses). Answers what is there when it refuses.
 _SET_HEAD = """
 local there = redis.call('HMGET', KEYS[1], 'epoch', 'revision', 'head')
 if there[3] == ARGV[5] then return {} end
@@ -48,7 +48,7 @@ if epoch ~= '' then
   if ne < e or (ne == e and nr <= r) then return {epoch, revision} end
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'revision', ARGV[4], 'head', ARGV[5], 'digest', ARGV[6])
-redis.call('PUBLISH', KEYS[2], ARGV[3] .. '-' .. ARGV[4])
+redis.call('PUBLISH', ARGV[7], ARGV[3] .. '-' .. ARGV[4])
 return {}
 """
 
@@ -126,8 +126,8 @@ class RedisStore:
             if expected is None:
                 self._drop_damaged_head()
             digest = _head_digest(str(epoch).encode(), str(revision).encode(), head)
-            arguments = [self._head, self._channel, *before, epoch, revision, head, digest]
-            there = cast("list[bytes]", self._client.eval(_SET_HEAD, 2, *arguments))
+            arguments = [self._head, *before, epoch, revision, head, digest, self._channel]
+            there = cast("list[bytes]", self._client.eval(_SET_HEAD, 1, *arguments))
         if there:
             found = "-".join(part.decode() for part in there)
             raise HeadConflict(

@@ -80,8 +80,8 @@ def test_as_shipped_nobody_gets_in(tmp_path: Path) -> None:
 def test_each_role_does_all_of_its_own_work_with_just_the_commands_it_is_granted(server: ValkeyServer, tmp_path: Path) -> None:
     used(server)  # the server has run some of its own
     assert serve_versions(store_of(server, "learner"), store_of(server, "inference"), tmp_path)
-    # Not needed here: `client|setinfo` at all, `select` but for another database, the other two but in a cluster.
-    elsewhere = {"client|setinfo", "select", "command", "cluster|slots"}
+    # Not needed here: `client|setinfo` at all, `select` but for another database, the others but in a cluster.
+    elsewhere = {"client|setinfo", "select", "command", "cluster|slots", "asking"}
     assert used(server) == granted("learner") - elsewhere
     with store_of(server, "inference") as store:
         read_all(store)
@@ -95,6 +95,23 @@ def test_the_roles_do_their_work_in_a_cluster(tmp_path: Path) -> None:
         port = cluster.nodes[0].port
         learner, inference = (open_store(f"redis+cluster://{user}:{user}@127.0.0.1:{port}") for user in ("learner", "inference"))
         assert serve_versions(learner, inference, tmp_path)
+
+
+def test_the_roles_do_their_work_while_their_slot_migrates(tmp_path: Path) -> None:
+    users = tmp_path / "users.acl"
+    users.write_text(with_passwords(SHIPPED.read_text()).replace("user default off", "user default on nopass ~* &* +@all"))
+    with Cluster(tmp_path / "cluster", 2, "--aclfile", str(users)) as cluster:
+        learner, inference = (open_store(cluster.url.replace("//", f"//{user}:{user}@")) for user in ("learner", "inference"))
+        with learner, inference:
+            learner.put(BLOBS)
+            learner.set_head(b"head", epoch=1, revision=1, expected=None)
+            source = cluster.owner("{liveloop}:head")
+            target = next(node for node in cluster.nodes if node is not source)
+            cluster.begin_migration("{liveloop}:head", source=source, target=target)
+            assert inference.head() == b"head"
+            assert inference.get(list(BLOBS)) == list(BLOBS.values())
+            learner.set_head(b"next", epoch=1, revision=2, expected=(1, 1))
+            assert inference.head() == b"next"
 
 
 def test_the_roles_may_use_another_database(server: ValkeyServer) -> None:

@@ -35,7 +35,7 @@ Bits = NDArray[np.uint16]
 Positions = NDArray[np.int64]
 
 CHUNK = BLOB_LIMIT // 2
-"""Values in one chunk of a flat state: their bytes are one blob of a keyframe, and work on them is over in about a millisecond."""
+"""Values in one chunk of a flat state: their bytes are one blob of a keyframe, and what is computed of them stays in the cache."""
 
 _GROUPS = 5
 _LAST = _GROUPS - 1

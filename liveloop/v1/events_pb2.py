@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18liveloop/v1/events.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\" \n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\x07\n\x05input\"+\n\nCorrection\x12\x0f\n\x05label\x18\x01 \x01(\tH\x00\x42\x0c\n\ncorrection\"\x0c\n\nRetraction\"\xcd\x02\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rprediction_id\x18\x02 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12#\n\x05thumb\x18\x05 \x01(\x0e\x32\x12.liveloop.v1.ThumbH\x00\x12\x10\n\x06rating\x18\x06 \x01(\x01H\x00\x12-\n\ncorrection\x18\x07 \x01(\x0b\x32\x17.liveloop.v1.CorrectionH\x00\x12-\n\nretraction\x18\x08 \x01(\x0b\x32\x17.liveloop.v1.RetractionH\x00\x12\x0f\n\x07reasons\x18\t \x03(\t\x12\x0f\n\x07\x63omment\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06signal\"\xd7\x02\n\x0fPredictionEvent\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.liveloop.v1.Input\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x12\n\npropensity\x18\x05 \x01(\x02\x12\r\n\x05score\x18\x06 \x01(\x02\x12\r\n\x05\x61sker\x18\x07 \x01(\x0c\x12\x34\n\x04tags\x18\x08 \x03(\x0b\x32&.liveloop.v1.PredictionEvent.TagsEntry\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07\x63hannel\x18\n \x01(\x0e\x32\x14.liveloop.v1.Channel\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\rFeedbackEvent\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32\x15.liveloop.v1.Feedback\x12\r\n\x05judge\x18\x02 \x01(\x0c\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x01\n\rChannelReport\x12%\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x14.liveloop.v1.Channel\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x0f\n\x07\x62\x61tches\x18\x06 \x01(\x04\"\xd9\x01\n\tPodReport\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12.\n\nflipped_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breported_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x63hannels\x18\x07 \x03(\x0b\x32\x1a.liveloop.v1.ChannelReport\"\xa2\x01\n\x05\x45vent\x12\x32\n\nprediction\x18\x01 \x01(\x0b\x32\x1c.liveloop.v1.PredictionEventH\x00\x12.\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x1a.liveloop.v1.FeedbackEventH\x00\x12,\n\npod_report\x18\x03 \x01(\x0b\x32\x16.liveloop.v1.PodReportH\x00\x42\x07\n\x05\x65vent\"@\n\nEventBatch\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.liveloop.v1.Event*<\n\x05Thumb\x12\x15\n\x11THUMB_UNSPECIFIED\x10\x00\x12\x0c\n\x08THUMB_UP\x10\x01\x12\x0e\n\nTHUMB_DOWN\x10\x02*L\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HANNEL_CURRENT\x10\x01\x12\x13\n\x0f\x43HANNEL_BLESSED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18liveloop/v1/events.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\" \n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\x07\n\x05input\"+\n\nCorrection\x12\x0f\n\x05label\x18\x01 \x01(\tH\x00\x42\x0c\n\ncorrection\"\x0c\n\nRetraction\"\xf2\x02\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rprediction_id\x18\x02 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12#\n\x05thumb\x18\x05 \x01(\x0e\x32\x12.liveloop.v1.ThumbH\x00\x12\x10\n\x06rating\x18\x06 \x01(\x01H\x00\x12-\n\ncorrection\x18\x07 \x01(\x0b\x32\x17.liveloop.v1.CorrectionH\x00\x12-\n\nretraction\x18\x08 \x01(\x0b\x32\x17.liveloop.v1.RetractionH\x00\x12\x0f\n\x07reasons\x18\t \x03(\t\x12\x0f\n\x07\x63omment\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06source\x18\x0c \x01(\x0e\x32\x13.liveloop.v1.SourceB\x08\n\x06signal\"\xff\x02\n\x0fPredictionEvent\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.liveloop.v1.Input\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x12\n\npropensity\x18\x05 \x01(\x02\x12\r\n\x05score\x18\x06 \x01(\x02\x12\r\n\x05\x61sker\x18\x07 \x01(\x0c\x12\x34\n\x04tags\x18\x08 \x03(\x0b\x32&.liveloop.v1.PredictionEvent.TagsEntry\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07\x63hannel\x18\n \x01(\x0e\x32\x14.liveloop.v1.Channel\x12\x11\n\tnot_shown\x18\x0b \x01(\x08\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9d\x01\n\rFeedbackEvent\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32\x15.liveloop.v1.Feedback\x12\r\n\x05judge\x18\x02 \x01(\x0c\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x8e\x02\n\x0c\x45xampleEvent\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.liveloop.v1.Input\x12\r\n\x05label\x18\x03 \x01(\t\x12\r\n\x05judge\x18\x04 \x01(\x0c\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06source\x18\x07 \x01(\x0e\x32\x13.liveloop.v1.Source\x12\x0e\n\x06\x63lient\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\"\x8b\x01\n\rChannelReport\x12%\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x14.liveloop.v1.Channel\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x0f\n\x07\x62\x61tches\x18\x06 \x01(\x04\"\xd9\x01\n\tPodReport\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12.\n\nflipped_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breported_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x63hannels\x18\x07 \x03(\x0b\x32\x1a.liveloop.v1.ChannelReport\"\xd0\x01\n\x05\x45vent\x12\x32\n\nprediction\x18\x01 \x01(\x0b\x32\x1c.liveloop.v1.PredictionEventH\x00\x12.\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x1a.liveloop.v1.FeedbackEventH\x00\x12,\n\npod_report\x18\x03 \x01(\x0b\x32\x16.liveloop.v1.PodReportH\x00\x12,\n\x07\x65xample\x18\x04 \x01(\x0b\x32\x19.liveloop.v1.ExampleEventH\x00\x42\x07\n\x05\x65vent\"@\n\nEventBatch\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.liveloop.v1.Event*<\n\x05Thumb\x12\x15\n\x11THUMB_UNSPECIFIED\x10\x00\x12\x0c\n\x08THUMB_UP\x10\x01\x12\x0e\n\nTHUMB_DOWN\x10\x02*k\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_HUMAN\x10\x01\x12\x11\n\rSOURCE_EXPERT\x10\x02\x12\x0f\n\x0bSOURCE_CODE\x10\x03\x12\x13\n\x0fSOURCE_IMPLICIT\x10\x04*L\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HANNEL_CURRENT\x10\x01\x12\x13\n\x0f\x43HANNEL_BLESSED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTIONEVENT_TAGSENTRY']._loaded_options = None
   _globals['_PREDICTIONEVENT_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_THUMB']._serialized_start=1564
-  _globals['_THUMB']._serialized_end=1624
-  _globals['_CHANNEL']._serialized_start=1626
-  _globals['_CHANNEL']._serialized_end=1702
+  _globals['_THUMB']._serialized_start=1998
+  _globals['_THUMB']._serialized_end=2058
+  _globals['_SOURCE']._serialized_start=2060
+  _globals['_SOURCE']._serialized_end=2167
+  _globals['_CHANNEL']._serialized_start=2169
+  _globals['_CHANNEL']._serialized_end=2245
   _globals['_INPUT']._serialized_start=74
   _globals['_INPUT']._serialized_end=106
   _globals['_CORRECTION']._serialized_start=108
@@ -45,19 +47,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRACTION']._serialized_start=153
   _globals['_RETRACTION']._serialized_end=165
   _globals['_FEEDBACK']._serialized_start=168
-  _globals['_FEEDBACK']._serialized_end=501
-  _globals['_PREDICTIONEVENT']._serialized_start=504
-  _globals['_PREDICTIONEVENT']._serialized_end=847
-  _globals['_PREDICTIONEVENT_TAGSENTRY']._serialized_start=804
-  _globals['_PREDICTIONEVENT_TAGSENTRY']._serialized_end=847
-  _globals['_FEEDBACKEVENT']._serialized_start=849
-  _globals['_FEEDBACKEVENT']._serialized_end=969
-  _globals['_CHANNELREPORT']._serialized_start=972
-  _globals['_CHANNELREPORT']._serialized_end=1111
-  _globals['_PODREPORT']._serialized_start=1114
-  _globals['_PODREPORT']._serialized_end=1331
-  _globals['_EVENT']._serialized_start=1334
-  _globals['_EVENT']._serialized_end=1496
-  _globals['_EVENTBATCH']._serialized_start=1498
-  _globals['_EVENTBATCH']._serialized_end=1562
+  _globals['_FEEDBACK']._serialized_end=538
+  _globals['_PREDICTIONEVENT']._serialized_start=541
+  _globals['_PREDICTIONEVENT']._serialized_end=924
+  _globals['_PREDICTIONEVENT_TAGSENTRY']._serialized_start=881
+  _globals['_PREDICTIONEVENT_TAGSENTRY']._serialized_end=924
+  _globals['_FEEDBACKEVENT']._serialized_start=927
+  _globals['_FEEDBACKEVENT']._serialized_end=1084
+  _globals['_EXAMPLEEVENT']._serialized_start=1087
+  _globals['_EXAMPLEEVENT']._serialized_end=1357
+  _globals['_CHANNELREPORT']._serialized_start=1360
+  _globals['_CHANNELREPORT']._serialized_end=1499
+  _globals['_PODREPORT']._serialized_start=1502
+  _globals['_PODREPORT']._serialized_end=1719
+  _globals['_EVENT']._serialized_start=1722
+  _globals['_EVENT']._serialized_end=1930
+  _globals['_EVENTBATCH']._serialized_start=1932
+  _globals['_EVENTBATCH']._serialized_end=1996
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,38 @@ THUMB_DOWN: Thumb.ValueType  # 2
 """"This was wrong", without saying what would have been right."""
 Global___Thumb: _TypeAlias = Thumb  # noqa: Y015
 
+class _Source:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SOURCE_UNSPECIFIED: _Source.ValueType  # 0
+    """As HUMAN."""
+    SOURCE_HUMAN: _Source.ValueType  # 1
+    """A person who was given the answer."""
+    SOURCE_EXPERT: _Source.ValueType  # 2
+    """A person whose word weighs more: an API key with the scope `feedback` must vouch for it."""
+    SOURCE_CODE: _Source.ValueType  # 3
+    """A program: a rule, a test, another model. An API key with the scope `feedback` must vouch for it."""
+    SOURCE_IMPLICIT: _Source.ValueType  # 4
+    """What a person did, taken for a judgement: a click, a purchase, a copy."""
+
+class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+    """What kind of judge speaks."""
+
+SOURCE_UNSPECIFIED: Source.ValueType  # 0
+"""As HUMAN."""
+SOURCE_HUMAN: Source.ValueType  # 1
+"""A person who was given the answer."""
+SOURCE_EXPERT: Source.ValueType  # 2
+"""A person whose word weighs more: an API key with the scope `feedback` must vouch for it."""
+SOURCE_CODE: Source.ValueType  # 3
+"""A program: a rule, a test, another model. An API key with the scope `feedback` must vouch for it."""
+SOURCE_IMPLICIT: Source.ValueType  # 4
+"""What a person did, taken for a judgement: a click, a purchase, a copy."""
+Global___Source: _TypeAlias = Source  # noqa: Y015
+
 class _Channel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -150,6 +182,7 @@ class Feedback(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     feedback_id: _builtins.str
     """A UUID chosen by the client, unique within its prediction; made by the server when empty. The same again with the same content is
     DUPLICATE, with other content REJECTED with ALREADY_EXISTS.
@@ -157,8 +190,8 @@ class Feedback(_message.Message):
     prediction_id: _builtins.str
     """The prediction that is judged: Prediction.prediction_id."""
     feedback_token: _builtins.str
-    """Prediction.feedback_token: the authority to judge. Missing, forged or of another prediction: PERMISSION_DENIED; expired:
-    FAILED_PRECONDITION.
+    """Prediction.feedback_token: the authority to judge. Forged or of another prediction: PERMISSION_DENIED; expired: FAILED_PRECONDITION.
+    Missing: PERMISSION_DENIED, unless the call carries an API key with the scope `feedback`.
     """
     user: _builtins.str
     """Who judges. Only an API key entitles a caller to name another than the asker in the token; without one it is ignored."""
@@ -167,7 +200,9 @@ class Feedback(_message.Message):
     rating: _builtins.float
     """How right, in [0, 1]: 0.5 says nothing, 1 is a full thumb up."""
     comment: _builtins.str
-    """Free text, never trained on; at most 4,096 bytes."""
+    """Free text, never trained on; at most 4,096 bytes. E-mail addresses, phone and card numbers are blanked out before it is stored."""
+    source: Global___Source.ValueType
+    """What kind of judge speaks; a person when absent."""
     @_builtins.property
     def correction(self) -> Global___Correction:
         """What it should have been."""
@@ -198,10 +233,11 @@ class Feedback(_message.Message):
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         comment: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        source: Global___Source.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "created_at", b"created_at", "rating", b"rating", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "correction", b"correction", "created_at", b"created_at", "feedback_id", b"feedback_id", "feedback_token", b"feedback_token", "prediction_id", b"prediction_id", "rating", b"rating", "reasons", b"reasons", "retraction", b"retraction", "signal", b"signal", "thumb", b"thumb", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "correction", b"correction", "created_at", b"created_at", "feedback_id", b"feedback_id", "feedback_token", b"feedback_token", "prediction_id", b"prediction_id", "rating", b"rating", "reasons", b"reasons", "retraction", b"retraction", "signal", b"signal", "source", b"source", "thumb", b"thumb", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_signal: _TypeAlias = _typing.Literal["thumb", "rating", "correction", "retraction"]  # noqa: Y015
     _WhichOneofArgType_signal: _TypeAlias = _typing.Literal["signal", b"signal"]  # noqa: Y015
@@ -245,6 +281,8 @@ class PredictionEvent(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    NOT_SHOWN_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """UUIDv7: its first 48 bits are the time of the call in Unix milliseconds."""
     label: _builtins.str
@@ -259,6 +297,10 @@ class PredictionEvent(_message.Message):
     """Keyed hash of the asker."""
     channel: Global___Channel.ValueType
     """Which channel answered."""
+    not_shown: _builtins.bool
+    """Nobody may have seen it: the default reward does not apply."""
+    traceparent: _builtins.str
+    """W3C trace context of the call, where it had one."""
     @_builtins.property
     def input(self) -> Global___Input:
         """What was asked."""
@@ -284,10 +326,12 @@ class PredictionEvent(_message.Message):
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         channel: Global___Channel.ValueType = ...,
+        not_shown: _builtins.bool = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "channel", b"channel", "created_at", b"created_at", "input", b"input", "label", b"label", "prediction_id", b"prediction_id", "propensity", b"propensity", "score", b"score", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "channel", b"channel", "created_at", b"created_at", "input", b"input", "label", b"label", "not_shown", b"not_shown", "prediction_id", b"prediction_id", "propensity", b"propensity", "score", b"score", "tags", b"tags", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,8 +346,14 @@ class FeedbackEvent(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     judge: _builtins.bytes
     """Keyed hash of who judged."""
+    client: _builtins.str
+    """Name of the API client that vouched for it; empty where the token did."""
+    traceparent: _builtins.str
+    """W3C trace context of the call, where it had one."""
     @_builtins.property
     def feedback(self) -> Global___Feedback:
         """The feedback; its token and user are removed."""
@@ -318,14 +368,76 @@ class FeedbackEvent(_message.Message):
         feedback: Global___Feedback | None = ...,
         judge: _builtins.bytes = ...,
         accepted_at: _timestamp_pb2.Timestamp | None = ...,
+        client: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "feedback", b"feedback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "feedback", b"feedback", "judge", b"judge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "client", b"client", "feedback", b"feedback", "judge", b"judge", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackEvent: _TypeAlias = FeedbackEvent  # noqa: Y015
+
+@_typing.final
+class ExampleEvent(_message.Message):
+    """A labelled row that no prediction of ours preceded, as the event log keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLE_ID_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    example_id: _builtins.str
+    """LabelledExample.id, or the one made here; unique among examples."""
+    label: _builtins.str
+    """Its label."""
+    judge: _builtins.bytes
+    """Keyed hash of who labelled it."""
+    source: Global___Source.ValueType
+    """What kind of judge labelled it."""
+    client: _builtins.str
+    """Name of the API client that sent it; empty without keys."""
+    traceparent: _builtins.str
+    """W3C trace context of the call, where it had one."""
+    @_builtins.property
+    def input(self) -> Global___Input:
+        """What is labelled."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was labelled, by the client's clock; informative."""
+
+    @_builtins.property
+    def accepted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was accepted."""
+
+    def __init__(
+        self,
+        *,
+        example_id: _builtins.str = ...,
+        input: Global___Input | None = ...,
+        label: _builtins.str = ...,
+        judge: _builtins.bytes = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        accepted_at: _timestamp_pb2.Timestamp | None = ...,
+        source: Global___Source.ValueType = ...,
+        client: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "created_at", b"created_at", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "client", b"client", "created_at", b"created_at", "example_id", b"example_id", "input", b"input", "judge", b"judge", "label", b"label", "source", b"source", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExampleEvent: _TypeAlias = ExampleEvent  # noqa: Y015
 
 @_typing.final
 class ChannelReport(_message.Message):
@@ -430,6 +542,7 @@ class Event(_message.Message):
     PREDICTION_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     POD_REPORT_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prediction(self) -> Global___PredictionEvent:
         """An answer."""
@@ -442,18 +555,23 @@ class Event(_message.Message):
     def pod_report(self) -> Global___PodReport:
         """What a pod serves."""
 
+    @_builtins.property
+    def example(self) -> Global___ExampleEvent:
+        """A labelled row."""
+
     def __init__(
         self,
         *,
         prediction: Global___PredictionEvent | None = ...,
         feedback: Global___FeedbackEvent | None = ...,
         pod_report: Global___PodReport | None = ...,
+        example: Global___ExampleEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feedback", b"feedback", "pod_report", b"pod_report", "prediction", b"prediction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "example", b"example", "feedback", b"feedback", "pod_report", b"pod_report", "prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "feedback", b"feedback", "pod_report", b"pod_report", "prediction", b"prediction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "example", b"example", "feedback", b"feedback", "pod_report", b"pod_report", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["prediction", "feedback", "pod_report"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["prediction", "feedback", "pod_report", "example"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

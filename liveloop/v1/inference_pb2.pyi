@@ -6,6 +6,7 @@ What applications call: predict, and say what they think of the answer."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from liveloop.v1 import events_pb2 as _events_pb2
@@ -79,12 +80,15 @@ class PredictRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    NOT_SHOWN_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """The asker, stored only as a keyed hash; at most 256 bytes."""
     session_id: _builtins.str
     """Stands in for the asker where `user` is empty; at most 256 bytes."""
     store: _builtins.bool
     """False: answered, not logged, no feedback token. True when absent."""
+    not_shown: _builtins.bool
+    """The answers may never be shown to a person: the default reward for unjudged answers does not apply to them."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Input]:
         """1 to 256 inputs, answered in this order."""
@@ -101,10 +105,11 @@ class PredictRequest(_message.Message):
         session_id: _builtins.str = ...,
         store: _builtins.bool | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        not_shown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "inputs", b"inputs", "session_id", b"session_id", "store", b"store", "tags", b"tags", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_store", b"_store", "inputs", b"inputs", "not_shown", b"not_shown", "session_id", b"session_id", "store", b"store", "tags", b"tags", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__store: _TypeAlias = _typing.Literal["store"]  # noqa: Y015
     _WhichOneofArgType__store: _TypeAlias = _typing.Literal["_store", b"_store"]  # noqa: Y015
@@ -295,6 +300,140 @@ class SubmitFeedbackResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitFeedbackResponse: _TypeAlias = SubmitFeedbackResponse  # noqa: Y015
+
+@_typing.final
+class LabelledExample(_message.Message):
+    """One labelled row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Chosen by the client, at most 64 bytes, unique among examples; made by the server when empty. The same again with the same content is
+    DUPLICATE, with other content REJECTED with ALREADY_EXISTS.
+    """
+    label: _builtins.str
+    """One of GetModelResponse.labels; another is refused with INVALID_ARGUMENT."""
+    user: _builtins.str
+    """Who labelled it, stored only as a keyed hash; at most 256 bytes. The API client where empty."""
+    source: _events_pb2.Source.ValueType
+    """What kind of judge labelled it; a person when absent."""
+    @_builtins.property
+    def input(self) -> _events_pb2.Input:
+        """What is labelled."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was labelled. Informative."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        input: _events_pb2.Input | None = ...,
+        label: _builtins.str = ...,
+        user: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        source: _events_pb2.Source.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "input", b"input", "label", b"label", "source", b"source", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelledExample: _TypeAlias = LabelledExample  # noqa: Y015
+
+@_typing.final
+class SubmitExamplesRequest(_message.Message):
+    """The labelled rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledExample]:
+        """1 to 256 items."""
+
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[Global___LabelledExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitExamplesRequest: _TypeAlias = SubmitExamplesRequest  # noqa: Y015
+
+@_typing.final
+class ExampleAck(_message.Message):
+    """The answer to one labelled row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The client's id, or the one made here."""
+    status: Global___AckStatus.ValueType
+    """What became of it."""
+    code: _builtins.str
+    """The name of a gRPC status, where rejected."""
+    field: _builtins.str
+    """The field at fault, where rejected."""
+    reason: _builtins.str
+    """One sentence, where rejected."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        status: Global___AckStatus.ValueType = ...,
+        code: _builtins.str = ...,
+        field: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "id", b"id", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExampleAck: _TypeAlias = ExampleAck  # noqa: Y015
+
+@_typing.final
+class SubmitExamplesResponse(_message.Message):
+    """The answers to the labelled rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExampleAck]:
+        """One per item, in order."""
+
+    def __init__(
+        self,
+        *,
+        acks: _abc.Iterable[Global___ExampleAck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitExamplesResponse: _TypeAlias = SubmitExamplesResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):

@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackRequest.SerializeToString,
                 response_deserializer=liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
+        self.SubmitExamples = channel.unary_unary(
+                '/liveloop.v1.InferenceService/SubmitExamples',
+                request_serializer=liveloop_dot_v1_dot_inference__pb2.SubmitExamplesRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_inference__pb2.SubmitExamplesResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/liveloop.v1.InferenceService/GetModel',
                 request_serializer=liveloop_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
@@ -70,6 +75,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitExamples(self, request, context):
+        """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
+        only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """What is served now, and what its limits are.
         """
@@ -89,6 +102,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.SubmitFeedback,
                     request_deserializer=liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackRequest.FromString,
                     response_serializer=liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackResponse.SerializeToString,
+            ),
+            'SubmitExamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitExamples,
+                    request_deserializer=liveloop_dot_v1_dot_inference__pb2.SubmitExamplesRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_inference__pb2.SubmitExamplesResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -151,6 +169,33 @@ class InferenceService:
             '/liveloop.v1.InferenceService/SubmitFeedback',
             liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackRequest.SerializeToString,
             liveloop_dot_v1_dot_inference__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.InferenceService/SubmitExamples',
+            liveloop_dot_v1_dot_inference__pb2.SubmitExamplesRequest.SerializeToString,
+            liveloop_dot_v1_dot_inference__pb2.SubmitExamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class InferenceServiceStub:
     """Answers every input. RESOURCE_EXHAUSTED with RetryInfo when the queue is full; INVALID_ARGUMENT names `inputs[i].text`."""
     SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitFeedbackRequest, _inference_pb2.SubmitFeedbackResponse]
     """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+    SubmitExamples: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitExamplesRequest, _inference_pb2.SubmitExamplesResponse]
+    """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
+    only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """What is served now, and what its limits are."""
 
@@ -49,6 +53,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers every input. RESOURCE_EXHAUSTED with RetryInfo when the queue is full; INVALID_ARGUMENT names `inputs[i].text`."""
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitFeedbackRequest, _inference_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
     """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+    SubmitExamples: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitExamplesRequest, _inference_pb2.SubmitExamplesResponse]  # type: ignore[assignment]
+    """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
+    only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is served now, and what its limits are."""
 
@@ -70,6 +78,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.SubmitFeedbackResponse, _abc.Awaitable[_inference_pb2.SubmitFeedbackResponse]]:
         """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+
+    @_abc_1.abstractmethod
+    def SubmitExamples(
+        self,
+        request: _inference_pb2.SubmitExamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.SubmitExamplesResponse, _abc.Awaitable[_inference_pb2.SubmitExamplesResponse]]:
+        """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
+        only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(

@@ -41,6 +41,16 @@ class LearnerServiceStub:
                 request_serializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusRequest.SerializeToString,
                 response_deserializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusResponse.FromString,
                 _registered_method=True)
+        self.GetFeedbackSummary = channel.unary_unary(
+                '/liveloop.v1.LearnerService/GetFeedbackSummary',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryResponse.FromString,
+                _registered_method=True)
+        self.GetVersion = channel.unary_unary(
+                '/liveloop.v1.LearnerService/GetVersion',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.GetVersionRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.GetVersionResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/liveloop.v1.LearnerService/ListVersions',
                 request_serializer=liveloop_dot_v1_dot_learner__pb2.ListVersionsRequest.SerializeToString,
@@ -91,6 +101,31 @@ class LearnerServiceStub:
                 request_serializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.SerializeToString,
                 response_deserializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/liveloop.v1.LearnerService/Forget',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.ForgetResponse.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/liveloop.v1.LearnerService/ListDeadLetters',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/liveloop.v1.LearnerService/GetDeadLetter',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.GetDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.RetryDeadLetters = channel.unary_unary(
+                '/liveloop.v1.LearnerService/RetryDeadLetters',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.AcceptGap = channel.unary_unary(
+                '/liveloop.v1.LearnerService/AcceptGap',
+                request_serializer=liveloop_dot_v1_dot_learner__pb2.AcceptGapRequest.SerializeToString,
+                response_deserializer=liveloop_dot_v1_dot_learner__pb2.AcceptGapResponse.FromString,
+                _registered_method=True)
 
 
 class LearnerServiceServicer:
@@ -100,6 +135,20 @@ class LearnerServiceServicer:
 
     def GetFeedbackStatus(self, request, context):
         """What became of one feedback. NOT_FOUND: not read yet, or never sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFeedbackSummary(self, request, context):
+        """How much feedback is in each state, and which reasons people gave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVersion(self, request, context):
+        """Where one version came from and what was decided about it. NOT_FOUND: there is no such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +224,41 @@ class LearnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Erase all that one user asked and judged, and never take any of it in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Records of the event log that could not be read, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """One of them with its bytes. NOT_FOUND: there is no such one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDeadLetters(self, request, context):
+        """Read them again, after what was wrong was mended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptGap(self, request, context):
+        """Go on behind a gap in the event log: records that were removed before they were read. FAILED_PRECONDITION: there is no gap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LearnerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +266,16 @@ def add_LearnerServiceServicer_to_server(servicer, server):
                     servicer.GetFeedbackStatus,
                     request_deserializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusRequest.FromString,
                     response_serializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusResponse.SerializeToString,
+            ),
+            'GetFeedbackSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeedbackSummary,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryResponse.SerializeToString,
+            ),
+            'GetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVersion,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.GetVersionRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.GetVersionResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -233,6 +327,31 @@ def add_LearnerServiceServicer_to_server(servicer, server):
                     request_deserializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.FromString,
                     response_serializer=liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.SerializeToString,
             ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.ForgetRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.ForgetResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.GetDeadLetterResponse.SerializeToString,
+            ),
+            'RetryDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDeadLetters,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersResponse.SerializeToString,
+            ),
+            'AcceptGap': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptGap,
+                    request_deserializer=liveloop_dot_v1_dot_learner__pb2.AcceptGapRequest.FromString,
+                    response_serializer=liveloop_dot_v1_dot_learner__pb2.AcceptGapResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'liveloop.v1.LearnerService', rpc_method_handlers)
@@ -263,6 +382,60 @@ class LearnerService:
             '/liveloop.v1.LearnerService/GetFeedbackStatus',
             liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusRequest.SerializeToString,
             liveloop_dot_v1_dot_learner__pb2.GetFeedbackStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFeedbackSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/GetFeedbackSummary',
+            liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.GetFeedbackSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/GetVersion',
+            liveloop_dot_v1_dot_learner__pb2.GetVersionRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.GetVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -533,6 +706,141 @@ class LearnerService:
             '/liveloop.v1.LearnerService/DropQuarantine',
             liveloop_dot_v1_dot_learner__pb2.DropQuarantineRequest.SerializeToString,
             liveloop_dot_v1_dot_learner__pb2.DropQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/Forget',
+            liveloop_dot_v1_dot_learner__pb2.ForgetRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/ListDeadLetters',
+            liveloop_dot_v1_dot_learner__pb2.ListDeadLettersRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/GetDeadLetter',
+            liveloop_dot_v1_dot_learner__pb2.GetDeadLetterRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.GetDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/RetryDeadLetters',
+            liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.RetryDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptGap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveloop.v1.LearnerService/AcceptGap',
+            liveloop_dot_v1_dot_learner__pb2.AcceptGapRequest.SerializeToString,
+            liveloop_dot_v1_dot_learner__pb2.AcceptGapResponse.FromString,
             options,
             channel_credentials,
             insecure,

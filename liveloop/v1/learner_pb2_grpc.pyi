@@ -37,6 +37,10 @@ class LearnerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LearnerServiceAsyncStub: ...
     GetFeedbackStatus: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackStatusRequest, _learner_pb2.GetFeedbackStatusResponse]
     """What became of one feedback. NOT_FOUND: not read yet, or never sent."""
+    GetFeedbackSummary: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackSummaryRequest, _learner_pb2.GetFeedbackSummaryResponse]
+    """How much feedback is in each state, and which reasons people gave."""
+    GetVersion: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetVersionRequest, _learner_pb2.GetVersionResponse]
+    """Where one version came from and what was decided about it. NOT_FOUND: there is no such version."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_learner_pb2.ListVersionsRequest, _learner_pb2.ListVersionsResponse]
     """The versions, newest first."""
     Promote: _grpc.UnaryUnaryMultiCallable[_learner_pb2.PromoteRequest, _learner_pb2.PromoteResponse]
@@ -57,6 +61,16 @@ class LearnerServiceStub:
     """Let quarantined feedback train, in a new step."""
     DropQuarantine: _grpc.UnaryUnaryMultiCallable[_learner_pb2.DropQuarantineRequest, _learner_pb2.DropQuarantineResponse]
     """Reject quarantined feedback for good."""
+    Forget: _grpc.UnaryUnaryMultiCallable[_learner_pb2.ForgetRequest, _learner_pb2.ForgetResponse]
+    """Erase all that one user asked and judged, and never take any of it in again."""
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_learner_pb2.ListDeadLettersRequest, _learner_pb2.ListDeadLettersResponse]
+    """Records of the event log that could not be read, newest first."""
+    GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetDeadLetterRequest, _learner_pb2.GetDeadLetterResponse]
+    """One of them with its bytes. NOT_FOUND: there is no such one."""
+    RetryDeadLetters: _grpc.UnaryUnaryMultiCallable[_learner_pb2.RetryDeadLettersRequest, _learner_pb2.RetryDeadLettersResponse]
+    """Read them again, after what was wrong was mended."""
+    AcceptGap: _grpc.UnaryUnaryMultiCallable[_learner_pb2.AcceptGapRequest, _learner_pb2.AcceptGapResponse]
+    """Go on behind a gap in the event log: records that were removed before they were read. FAILED_PRECONDITION: there is no gap."""
 
 @_typing.type_check_only
 class LearnerServiceAsyncStub(LearnerServiceStub):
@@ -67,6 +81,10 @@ class LearnerServiceAsyncStub(LearnerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetFeedbackStatus: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackStatusRequest, _learner_pb2.GetFeedbackStatusResponse]  # type: ignore[assignment]
     """What became of one feedback. NOT_FOUND: not read yet, or never sent."""
+    GetFeedbackSummary: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackSummaryRequest, _learner_pb2.GetFeedbackSummaryResponse]  # type: ignore[assignment]
+    """How much feedback is in each state, and which reasons people gave."""
+    GetVersion: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetVersionRequest, _learner_pb2.GetVersionResponse]  # type: ignore[assignment]
+    """Where one version came from and what was decided about it. NOT_FOUND: there is no such version."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_learner_pb2.ListVersionsRequest, _learner_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """The versions, newest first."""
     Promote: _aio.UnaryUnaryMultiCallable[_learner_pb2.PromoteRequest, _learner_pb2.PromoteResponse]  # type: ignore[assignment]
@@ -87,6 +105,16 @@ class LearnerServiceAsyncStub(LearnerServiceStub):
     """Let quarantined feedback train, in a new step."""
     DropQuarantine: _aio.UnaryUnaryMultiCallable[_learner_pb2.DropQuarantineRequest, _learner_pb2.DropQuarantineResponse]  # type: ignore[assignment]
     """Reject quarantined feedback for good."""
+    Forget: _aio.UnaryUnaryMultiCallable[_learner_pb2.ForgetRequest, _learner_pb2.ForgetResponse]  # type: ignore[assignment]
+    """Erase all that one user asked and judged, and never take any of it in again."""
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_learner_pb2.ListDeadLettersRequest, _learner_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Records of the event log that could not be read, newest first."""
+    GetDeadLetter: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetDeadLetterRequest, _learner_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
+    """One of them with its bytes. NOT_FOUND: there is no such one."""
+    RetryDeadLetters: _aio.UnaryUnaryMultiCallable[_learner_pb2.RetryDeadLettersRequest, _learner_pb2.RetryDeadLettersResponse]  # type: ignore[assignment]
+    """Read them again, after what was wrong was mended."""
+    AcceptGap: _aio.UnaryUnaryMultiCallable[_learner_pb2.AcceptGapRequest, _learner_pb2.AcceptGapResponse]  # type: ignore[assignment]
+    """Go on behind a gap in the event log: records that were removed before they were read. FAILED_PRECONDITION: there is no gap."""
 
 class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells what the learner did, answered from its journal, and takes an operator's orders. An order is journalled with who and why; a learner
@@ -100,6 +128,22 @@ class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.GetFeedbackStatusResponse, _abc.Awaitable[_learner_pb2.GetFeedbackStatusResponse]]:
         """What became of one feedback. NOT_FOUND: not read yet, or never sent."""
+
+    @_abc_1.abstractmethod
+    def GetFeedbackSummary(
+        self,
+        request: _learner_pb2.GetFeedbackSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.GetFeedbackSummaryResponse, _abc.Awaitable[_learner_pb2.GetFeedbackSummaryResponse]]:
+        """How much feedback is in each state, and which reasons people gave."""
+
+    @_abc_1.abstractmethod
+    def GetVersion(
+        self,
+        request: _learner_pb2.GetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.GetVersionResponse, _abc.Awaitable[_learner_pb2.GetVersionResponse]]:
+        """Where one version came from and what was decided about it. NOT_FOUND: there is no such version."""
 
     @_abc_1.abstractmethod
     def ListVersions(
@@ -180,5 +224,45 @@ class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.DropQuarantineResponse, _abc.Awaitable[_learner_pb2.DropQuarantineResponse]]:
         """Reject quarantined feedback for good."""
+
+    @_abc_1.abstractmethod
+    def Forget(
+        self,
+        request: _learner_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.ForgetResponse, _abc.Awaitable[_learner_pb2.ForgetResponse]]:
+        """Erase all that one user asked and judged, and never take any of it in again."""
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _learner_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.ListDeadLettersResponse, _abc.Awaitable[_learner_pb2.ListDeadLettersResponse]]:
+        """Records of the event log that could not be read, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetDeadLetter(
+        self,
+        request: _learner_pb2.GetDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.GetDeadLetterResponse, _abc.Awaitable[_learner_pb2.GetDeadLetterResponse]]:
+        """One of them with its bytes. NOT_FOUND: there is no such one."""
+
+    @_abc_1.abstractmethod
+    def RetryDeadLetters(
+        self,
+        request: _learner_pb2.RetryDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.RetryDeadLettersResponse, _abc.Awaitable[_learner_pb2.RetryDeadLettersResponse]]:
+        """Read them again, after what was wrong was mended."""
+
+    @_abc_1.abstractmethod
+    def AcceptGap(
+        self,
+        request: _learner_pb2.AcceptGapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learner_pb2.AcceptGapResponse, _abc.Awaitable[_learner_pb2.AcceptGapResponse]]:
+        """Go on behind a gap in the event log: records that were removed before they were read. FAILED_PRECONDITION: there is no gap."""
 
 def add_LearnerServiceServicer_to_server(servicer: LearnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

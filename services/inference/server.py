@@ -170,6 +170,7 @@ class InferenceServicer(InferenceServiceServicer):
             tags=request.tags,
             created_at=timestamp(self._clock()),
             channel=events_pb2.Channel.ValueType(computed.channel),
+            not_shown=request.not_shown,
         )
         if not self._intake.offer(events_pb2.Event(prediction=event)):
             return ""

@@ -7,6 +7,7 @@ counts.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from collections import Counter
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from blake3 import blake3
 
 from liveloop.times import unix_seconds
-from liveloop.v1.events_pb2 import CHANNEL_BLESSED, THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
+from liveloop.v1.events_pb2 import CHANNEL_BLESSED, SOURCE_HUMAN, THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
 HELD_OUT_SHARE = 10
@@ -108,7 +109,7 @@ class Joiner:
     def _take_prediction(self, prediction: PredictionEvent) -> float:
         created_at = unix_seconds(prediction.created_at)
         added = self._db.execute(
-            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 prediction.prediction_id,
                 prediction.input.text,
@@ -118,6 +119,8 @@ class Joiner:
                 prediction.propensity,
                 created_at,
                 prediction.channel,
+                prediction.asker,
+                prediction.not_shown,
             ),
         )
         if added.rowcount:
@@ -131,8 +134,9 @@ class Joiner:
         if signal == "thumb":
             signal = "up" if feedback.thumb == THUMB_UP else "down"
         added = self._db.execute(
-            "INSERT OR IGNORE INTO feedback (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO feedback"
+            " (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 feedback.prediction_id,
                 feedback.feedback_id,
@@ -141,6 +145,10 @@ class Joiner:
                 signal,
                 feedback.rating if signal == "rating" else None,
                 feedback.correction.label if signal == "correction" else None,
+                feedback.source or SOURCE_HUMAN,
+                event.client,
+                json.dumps(list(feedback.reasons)),
+                feedback.comment,
                 State.FEEDBACK_STATE_PENDING,
             ),
         )

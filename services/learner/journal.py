@@ -51,7 +51,7 @@ class Row:
     created_at: float
 
 
-_FORMAT = 2
+_FORMAT = 3
 """Of schema.sql: raise it with every change of a table."""
 
 

@@ -25,8 +25,11 @@ CREATE TABLE IF NOT EXISTS predictions (
   score REAL NOT NULL,
   propensity REAL NOT NULL,
   created_at REAL NOT NULL,
-  channel INTEGER NOT NULL           -- a number of liveloop.v1.Channel
+  channel INTEGER NOT NULL,          -- a number of liveloop.v1.Channel
+  asker BLOB NOT NULL,               -- keyed hash
+  not_shown INTEGER NOT NULL         -- 1: perhaps nobody saw it
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS predictions_by_asker ON predictions (asker);
 
 -- Every feedback that was ever accepted, and what became of it.
 CREATE TABLE IF NOT EXISTS feedback (
@@ -38,6 +41,10 @@ CREATE TABLE IF NOT EXISTS feedback (
   signal TEXT NOT NULL,              -- up, down, rating, correction, retraction
   rating REAL,
   label TEXT,                        -- of a correction
+  source INTEGER NOT NULL,           -- a number of liveloop.v1.Source
+  client TEXT NOT NULL,              -- the API client that vouched for it
+  reasons TEXT NOT NULL,             -- JSON: a list of labels
+  comment TEXT NOT NULL,
   state INTEGER NOT NULL,
   reason TEXT NOT NULL DEFAULT '',
   row INTEGER NOT NULL DEFAULT 0,    -- the journal row that introduced it
@@ -48,6 +55,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   UNIQUE (prediction_id, feedback_id)
 );
 CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, id);
+CREATE INDEX IF NOT EXISTS feedback_by_judge ON feedback (judge);
 CREATE INDEX IF NOT EXISTS feedback_by_version ON feedback (version);
 CREATE INDEX IF NOT EXISTS feedback_for_replay ON feedback (id) WHERE uses = 1 AND state IN (3, 4);
 
@@ -115,3 +123,19 @@ CREATE TABLE IF NOT EXISTS work (
   seconds REAL NOT NULL,             -- of computing those answered
   PRIMARY KEY (reported_at, pod, channel, version)
 ) WITHOUT ROWID;
+
+-- Whom to forget, by keyed hash: nothing of theirs is taken in again.
+CREATE TABLE IF NOT EXISTS exclusions (
+  judge BLOB PRIMARY KEY,
+  row INTEGER NOT NULL               -- the note that ordered it
+) WITHOUT ROWID;
+
+-- Records of the log that could not be read, byte for byte.
+CREATE TABLE IF NOT EXISTS dead_letters (
+  id INTEGER PRIMARY KEY,
+  partition INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  content BLOB NOT NULL,
+  set_aside_at REAL NOT NULL
+);

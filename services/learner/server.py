@@ -180,7 +180,7 @@ def serve(address: str, view: JournalView, orders: Orders) -> Any:
     """Listen on `address` (host:port) and answer. Raises Misconfigured when the port is in use."""
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
-    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders), server)
+    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders), server)  # type: ignore[abstract]
     name = pb.DESCRIPTOR.services_by_name["LearnerService"].full_name
     status = health.HealthServicer()
     for service in ("", name):

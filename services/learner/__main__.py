@@ -26,10 +26,11 @@ from services.learner.examiner import Examiner
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.lease import LeaseLost
-from services.learner.loop import LearnerLoop, Pace, Parts
+from services.learner.loop import LearnerLoop, Pace
 from services.learner.materials import Materials, choose_device, load_materials
 from services.learner.micro_batch import MicroBatches
 from services.learner.orders import Orders
+from services.learner.parts import Parts
 from services.learner.publication import Publication
 from services.learner.resume import resume
 from services.learner.server import serve

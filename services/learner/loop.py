@@ -6,33 +6,20 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from liveloop import telemetry
 from liveloop.errors import Unavailable, WeightsRefused
-from liveloop.events import EventLog
-from services.learner.examiner import Examiner
-from services.learner.guard import Guard
-from services.learner.joiner import Joiner
-from services.learner.journal import Journal, Row
-from services.learner.micro_batch import MicroBatches
 from services.learner.operator import By, Operator
-from services.learner.orders import Orders
+from services.learner.parts import Parts
 from services.learner.promotion import Promotion
-from services.learner.publication import Publication
-from services.learner.tensors import TensorCache
-from services.learner.trainer import Recipe, StepReport, Trainer
+from services.learner.rollback import Rollback
+from services.learner.trainer import Recipe, StepReport
 
 SETTLES = 3
 """Settle rows after the last step: they bring a lone thumb from 10 % to 89 % of its step (EMA decay 0.9)."""
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
-_ROLLBACKS = 3
-"""Rollbacks in a row, no version that passed the evaluation between, after which training waits for an operator."""
-GUARD = "guard"
-"""Who gives the guard's orders, in the journal."""
 _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
 """A restart redoes at most this much."""
 _BLESSED_KEPT = 10
@@ -56,22 +43,6 @@ class Pace:
     history: float  # seconds for which examples are kept
 
 
-@dataclass(slots=True)
-class Parts:
-    """What the loop drives; built by `__main__`."""
-
-    log: EventLog
-    journal: Journal
-    joiner: Joiner
-    batches: MicroBatches
-    trainer: Trainer
-    publication: Publication
-    examiner: Examiner
-    tensors: TensorCache
-    guard: Guard = field(default_factory=Guard)
-    orders: Orders = field(default_factory=Orders)
-
-
 class LearnerLoop:
     """Owns the order in which things happen. `run` returns after `stop`."""
 
@@ -79,7 +50,8 @@ class LearnerLoop:
         self._parts = parts
         self._recipe = recipe
         self._pace = pace
-        self._operator = Operator(parts.journal, parts.publication, recipe, self.rollback)
+        self._rollback = Rollback(parts, recipe, self._begin_anew)
+        self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
@@ -135,7 +107,7 @@ class LearnerLoop:
         elif self._may_examine(waiting):
             self._examine()
         if why := self._promotion.turn():
-            self._take_back(parts.publication.blessed, why)
+            self._rollback.take_back(parts.publication.blessed, why)
         self._chores()
 
     def _waiting(self) -> int:
@@ -170,7 +142,7 @@ class LearnerLoop:
 
     def _examine(self) -> None:
         if (verdict := self._parts.examiner.turn()) is not None:
-            self._take_back(verdict.to, verdict.why)
+            self._rollback.take_back(verdict.to, verdict.why)
 
     # Rows
 
@@ -187,7 +159,7 @@ class LearnerLoop:
             staged = parts.publication.stage(parts.trainer.bits)
         except WeightsRefused as error:
             parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
-            self._take_back(parts.publication.blessed, error.reason)
+            self._rollback.take_back(parts.publication.blessed, error.reason)
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
@@ -214,45 +186,12 @@ class LearnerLoop:
         if len(self._refused) >= _REFUSALS:
             given_back = [one for refused in self._refused for one in refused]
             why = f"{_REFUSALS} steps in a row were refused; the last: {why}"
-            self._take_back(self._parts.publication.blessed, why, given_back)
+            self._rollback.take_back(self._parts.publication.blessed, why, given_back)
 
-    def rollback(self, to: int, who: str, why: str) -> Row:
-        """Serve the bytes of version `to` again, as a new version, and train on from them.
-
-        Returns the row that made it. Raises NotFound, WeightsRefused when `to` cannot be read; Unavailable: done, and published later.
-        """
-        return self._go_back(to, self._parts.publication.load(to), who, why)
-
-    def _take_back(self, to: int, why: str, given_back: Sequence[int] = ()) -> None:
-        """The guard's rollback, to an older version where `to` cannot be read; feedback `given_back` is taken again.
-
-        Training waits for an operator after several in a row, and where nothing can be read but what is served.
-        """
-        version, bits = self._parts.publication.load_or_older(to)
-        halt = f"no version to go back to can be read; {why}" if version > to else ""
-        self._go_back(version, bits, GUARD, why, given_back, halt=halt)
-
-    def _go_back(self, to: int, bits: np.ndarray, who: str, why: str, given_back: Sequence[int] = (), *, halt: str = "") -> Row:
-        """`halt`: why training waits for an operator whatever came before."""
-        parts = self._parts
-        parts.trainer.reset(bits)
-        staged = parts.publication.stage(parts.trainer.bits)
-        with parts.journal.transaction():  # all of it or nothing, whenever a crash comes
-            row = parts.journal.reset(to, self._recipe, staged.digest, why, who=who)
-            parts.journal.give_back(given_back)
-            if who == GUARD and parts.journal.resets_in_a_row(GUARD) >= _ROLLBACKS:
-                halt = halt or f"{_ROLLBACKS} rollbacks in a row; the last: {why}"
-            if halt:
-                _log.error("training is paused; an operator may resume it", reason=halt)
-                parts.journal.pause(self._recipe, who=GUARD, why=halt)
-        assert row.version is not None
-        _log.warning("back to an earlier version", to=to, version=row.version, who=who, reason=why)
-        telemetry.counter("guard_decisions_total").labels("rollback").inc()
+    def _begin_anew(self) -> None:
+        """Other weights were journalled: what was under way is of the old ones."""
         self._settles, self._refused = 0, []
-        parts.examiner.begin_anew(row.version, like=to)
         self._save(wait=False)
-        parts.publication.publish(row, staged)
-        return row
 
     def _promote(self, version: int, by: By) -> None:
         """Bless what users prefer; what is being evaluated is compared with that from now on."""

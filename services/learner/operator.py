@@ -24,7 +24,7 @@ class Operator:
     """Carries orders out, in the loop's thread, between two turns."""
 
     def __init__(self, journal: Journal, publication: Publication, recipe: Recipe, rollback: Callable[[int, str, str], Row]) -> None:
-        """`rollback(to, who, why)` is the loop's: it brings old bytes back as a new version."""
+        """`rollback(to, who, why)` brings old bytes back as a new version."""
         self._journal = journal
         self._publication = publication
         self._recipe = recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from liveloop import telemetry
 from liveloop.errors import Misconfigured, NotFound, WeightsRefused
-from services.learner.loop import Parts
+from services.learner.parts import Parts
 from services.learner.redo import Unequal, redo
 from services.learner.trainer import Recipe
 

@@ -80,7 +80,7 @@ def test_a_redo_that_lacks_an_example_does_not_bring_back_what_was_just_taken_ba
     second = learn(bench)
     with monkeypatch.context() as patch, pytest.raises(Unavailable):
         patch.setattr(bench.publisher, "publish", away)
-        bench.loop.rollback(first, "guard", "it went wrong")
+        bench.loop._rollback.order(first, "guard", "it went wrong")
     bench.parts.tensors.close()
     for path in (bench.folder / "tensors").iterdir():
         path.unlink()

@@ -21,7 +21,8 @@ from liveloop.v1.weights_pb2 import Layout
 from services.learner import examiner as examiner_module
 from services.learner.evaluator import Evaluator
 from services.learner.examiner import PROBE, SLICE, Examiner
-from services.learner.loop import GUARD, LearnerLoop
+from services.learner.loop import LearnerLoop
+from services.learner.rollback import GUARD
 from services.learner.trainer import Trainer
 from services.learner.view import JournalView
 from tests.tiny import tiny_bundle
@@ -235,7 +236,7 @@ def test_a_rollback_that_could_not_be_published_is_published_before_the_next_ste
     learner.thumb(THUMB_UP)
     with monkeypatch.context() as patch, pytest.raises(Unavailable):
         patch.setattr(learner.publisher, "publish", full)
-        learner.loop.rollback(1, "ann", "it looked wrong")
+        learner.loop._rollback.order(1, "ann", "it looked wrong")
     reset = learner.parts.journal.last().version
     monkeypatch.setattr(Examiner, "has_work", property(lambda examiner: False))
     learner.turn_until(lambda: learner.parts.journal.last().version > reset)
@@ -260,7 +261,7 @@ def test_a_version_meets_the_blessed_one_together_with_those_blessed_before_it(b
         learn(bench)
         bench.turn_until(bench.is_quiet)
         assert bench.head.blessed == bench.head.current and len(examiner._earlier) == expected
-    bench.loop.rollback(1, "ann", "it looked wrong")
+    bench.loop._rollback.order(1, "ann", "it looked wrong")
     assert not examiner._earlier
 
 

@@ -25,8 +25,9 @@ from services.learner.evaluator import Evaluator
 from services.learner.examiner import Examiner
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
-from services.learner.loop import SETTLES, LearnerLoop, Pace, Parts
+from services.learner.loop import SETTLES, LearnerLoop, Pace
 from services.learner.micro_batch import MicroBatches
+from services.learner.parts import Parts
 from services.learner.publication import Publication
 from services.learner.redo import redo
 from services.learner.resume import resume
@@ -220,7 +221,7 @@ def test_a_rollback_is_journalled_whole_or_not_at_all(bench: Bench, monkeypatch:
     bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.is_quiet())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(bench.parts.journal, "give_back", cut_off)
-        bench.loop.rollback(1, "guard", "it looked wrong")
+        bench.loop._rollback.order(1, "guard", "it looked wrong")
     bench.crash()
     assert bench.states() == [State.FEEDBACK_STATE_TRAINED] and bench.parts.journal.last().kind != "reset"
 

@@ -204,6 +204,7 @@ class Manifest(_message.Message):
     INCLUDED_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     PARENT_MANIFEST_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Version of this structure: 1."""
     version: _builtins.int
@@ -226,6 +227,8 @@ class Manifest(_message.Message):
     """Blob of the signed manifest of `parent`; empty where there is no parent. The walk from version to parent ends at a keyframe; a keyframe
     has a parent too, unless it is version 1.
     """
+    traceparent: _builtins.str
+    """W3C trace context of the step that made it; empty where it was not traced."""
     @_builtins.property
     def bundle_blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The parts of the model bundle, in order."""
@@ -264,10 +267,11 @@ class Manifest(_message.Message):
         included: _abc.Iterable[Global___IncludedFeedback] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         parent_manifest: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_blobs", b"bundle_blobs", "created_at", b"created_at", "epoch", b"epoch", "format", b"format", "included", b"included", "keyframe_blobs", b"keyframe_blobs", "layout_digest", b"layout_digest", "model_digest", b"model_digest", "parent", b"parent", "parent_manifest", b"parent_manifest", "patch_blobs", b"patch_blobs", "patch_bytes", b"patch_bytes", "state_digest", b"state_digest", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_blobs", b"bundle_blobs", "created_at", b"created_at", "epoch", b"epoch", "format", b"format", "included", b"included", "keyframe_blobs", b"keyframe_blobs", "layout_digest", b"layout_digest", "model_digest", b"model_digest", "parent", b"parent", "parent_manifest", b"parent_manifest", "patch_blobs", b"patch_blobs", "patch_bytes", b"patch_bytes", "state_digest", b"state_digest", "step", b"step", "traceparent", b"traceparent", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,7 +113,9 @@ class Publisher:
         with self._lock:
             return stage(self.state, bits, self.layout)
 
-    def publish(self, staged: Staged, *, version: int, step: int, included: Sequence[float], created_at: float) -> Published:
+    def publish(
+        self, staged: Staged, *, version: int, step: int, included: Sequence[float], created_at: float, traceparent: str = ""
+    ) -> Published:
         """Publish what was staged as `version`; times are Unix seconds. The same version with the same content again is harmless.
 
         Raises:
@@ -137,6 +139,7 @@ class Publisher:
             manifest.patch_bytes = staged.patch_bytes
             manifest.included.extend(IncludedFeedback(accepted_at=timestamp(seconds)) for seconds in included)
             manifest.created_at.CopyFrom(timestamp(created_at))
+            manifest.traceparent = traceparent
             link, blob = self._signed(manifest)
             self._store.put({**parts, link.manifest: blob})
             self._record.move([*chain, link])

@@ -49,6 +49,7 @@ class Update:
     blessed: int
     epoch: int
     revision: int
+    traceparent: str = ""  # of the step that made the version
 
 
 class Subscriber:
@@ -254,6 +255,7 @@ def _update(channel: Channel, held: VersionedState, moved: Moved, head: Head, *,
         blessed=head.blessed,
         epoch=head.epoch,
         revision=head.revision,
+        traceparent=held.traceparent,
     )
 
 

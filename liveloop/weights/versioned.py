@@ -41,6 +41,11 @@ class VersionedState:
         """When that version was made, Unix seconds."""
         return unix_seconds(self._manifest.created_at)
 
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context of the step that made that version; empty where it was not traced."""
+        return self._manifest.traceparent
+
     def is_sound(self, chunk: int) -> bool:
         """Digest one chunk anew; False where memory was damaged, there or in a chunk that was digested before."""
         self.state.rehash([chunk])

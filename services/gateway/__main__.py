@@ -13,7 +13,7 @@ import grpc.aio
 import uvicorn
 import uvloop
 
-from liveloop import __version__, telemetry
+from liveloop import __version__, telemetry, tracing
 from liveloop.errors import Misconfigured
 from liveloop.ports import family
 from liveloop.rpc import CHANNEL_OPTIONS
@@ -78,10 +78,13 @@ def main() -> int:
     try:
         settings = load_settings()
         telemetry.set_up_logs(settings.log_format)
+        tracing.set_up("gateway")
         uvloop.run(serve(settings))
     except Misconfigured as error:
         sys.stderr.write(f"liveloop gateway: {error.reason}\n")
         return 2
+    finally:
+        tracing.shut_down()
     return 0
 
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from liveloop import __version__, telemetry
+from liveloop import __version__, telemetry, tracing
 from liveloop.errors import InvalidInput, LiveloopError
 from liveloop.rpc import error_from, error_of
 from liveloop.v1 import inference_pb2, learner_pb2
@@ -93,13 +93,19 @@ class Gateway:
     async def _call(self, service: str, rpc: grpc.aio.UnaryUnaryMultiCallable[Any, ResponseMessage], message: object) -> ResponseMessage:
         """Call a service; its errors become the tree's."""
         try:
-            return await rpc(message, timeout=_TIMEOUT)
+            return await rpc(message, timeout=_TIMEOUT, metadata=_traced())
         except grpc.RpcError as call:
             error = error_from(call)
             if error.code in _NOT_FOR_CALLERS:
                 self._log.warning("call failed", target=service, code=error.code, reason=error.reason)
                 error = error_of(error.code, f"the {service} service {_NOT_FOR_CALLERS[error.code]}")
             raise error from call
+
+
+def _traced() -> tuple[tuple[str, str], ...]:
+    """The trace context, as a call takes it along."""
+    here = tracing.traceparent()
+    return ((tracing.HEADER, here),) if here else ()
 
 
 def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub) -> ASGIApp:

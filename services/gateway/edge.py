@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from liveloop import telemetry
+from liveloop import telemetry, tracing
 from liveloop.errors import InvalidInput
 from services.gateway.problems import HttpError
 
@@ -81,6 +81,9 @@ class Edge:
                 headers.setdefault("Cache-Control", "no-store" if scope["path"].startswith("/v1/") else "no-cache")
                 route = getattr(scope.get("route"), "path", "other")
                 telemetry.counter("http_requests_total").labels(route=route, status=str(message["status"])).inc()
+                span.tell(f"{scope['method']} {route}", http__route=route, http__response__status_code=message["status"])
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        caller = tracing.from_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        with tracing.span(scope["method"], parent=caller, kind="server", http__request__method=scope["method"]) as span:
+            await self._app(scope, receive, send_with_headers)

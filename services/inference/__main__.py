@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from liveloop import __version__, keys
+from liveloop import __version__, keys, tracing
 from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
 from liveloop.ports import require_free
@@ -56,11 +56,13 @@ def main() -> int:
     try:
         settings = load_settings()
         set_up_logs(settings.log_format)
+        tracing.set_up("inference")
         uvloop.run(_run(settings))
     except (LiveloopError, OSError) as error:
         print(f"liveloop inference: {sentence(error)}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, Misconfigured) else 1
     finally:
+        tracing.shut_down()
         gc.unfreeze()  # else what torch's extensions hold at exit is told as leaks
     return 0
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from liveloop import tracing
 from liveloop.errors import FeedbackConflict, LiveloopError, Overloaded, TokenExpired, TokenForged, Unavailable
 from liveloop.events.sqlite import Verdict
 from liveloop.telemetry import counter
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
-from services.inference.requests import check_feedback, signal_of
+from services.inference.requests import check_feedback, score_of, signal_of
 from services.inference.tokens import Tokens
 
 
@@ -67,12 +68,16 @@ class Desk:
             raise
         check_feedback(item, at, labels=self._labels)
         verdict = await self._durable(item, feedback_id, claims.asker)
+        if verdict is Verdict.ACCEPTED:
+            tracing.evaluated(item.prediction_id, score=score_of(item), label=signal_of(item))
         if verdict is Verdict.CONFLICT:
             raise FeedbackConflict("this feedback id came before with other content", field=f"{at}.feedback_id")
         return inference_pb2.ACK_STATUS_DUPLICATE if verdict is Verdict.DUPLICATE else inference_pb2.ACK_STATUS_ACCEPTED
 
     async def _durable(self, item: events_pb2.Feedback, feedback_id: str, judge: bytes) -> Verdict:
-        event = events_pb2.FeedbackEvent(feedback=item, judge=judge, accepted_at=timestamp(self._clock()))
+        event = events_pb2.FeedbackEvent(
+            feedback=item, judge=judge, accepted_at=timestamp(self._clock()), traceparent=tracing.traceparent()
+        )
         event.feedback.feedback_id = feedback_id
         event.feedback.ClearField("feedback_token")
         event.feedback.ClearField("user")

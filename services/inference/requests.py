@@ -62,6 +62,13 @@ def signal_of(item: events_pb2.Feedback) -> str:
     return {events_pb2.THUMB_UP: "up", events_pb2.THUMB_DOWN: "down"}.get(item.thumb, "none")
 
 
+def score_of(item: events_pb2.Feedback) -> float | None:
+    """How good the answer was, in [0, 1]; None where the signal does not say."""
+    if item.WhichOneof("signal") == "rating":
+        return item.rating
+    return {"up": 1.0, "down": 0.0}.get(signal_of(item))
+
+
 def check_count(field: str, count: int) -> None:
     """Raise InvalidInput unless a call has 1 to 256 items."""
     if not 1 <= count <= MAX_ITEMS:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from uuid_utils import uuid7
 
+from liveloop import tracing
 from liveloop.errors import LiveloopError
 from liveloop.rpc import details_of
 from liveloop.tasks import Encoded, Task
@@ -27,6 +28,7 @@ from services.inference.feedback import Desk, Intake
 from services.inference.requests import MAX_ITEMS, check_count, texts_of
 from services.inference.tokens import Tokens
 
+_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _INLINE_CHARACTERS = 8192
 """Texts up to this long in all are tokenised in the event loop, in a few milliseconds at most; longer ones in a thread."""
 
@@ -50,8 +52,10 @@ def answers_errors(method: Method[Request, Response]) -> Method[Request, Respons
 
     @functools.wraps(method)
     async def call(servicer: Any, request: Request, context: Context) -> Response:
+        caller = tracing.from_headers(context.invocation_metadata() or ())
         try:
-            return await method(servicer, request, context)
+            with tracing.span(f"{_SERVICE}/{method.__name__}", parent=caller, kind="server", rpc__system="grpc"):
+                return await method(servicer, request, context)
         except LiveloopError as error:
             reason = f"{error.field}: {error.reason}" if error.field else error.reason
             await context.abort(grpc.StatusCode[error.code], reason, details_of(error))
@@ -171,6 +175,7 @@ class InferenceServicer(InferenceServiceServicer):
             created_at=timestamp(self._clock()),
             channel=events_pb2.Channel.ValueType(computed.channel),
             not_shown=request.not_shown,
+            traceparent=tracing.traceparent(),
         )
         if not self._intake.offer(events_pb2.Event(prediction=event)):
             return ""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from liveloop import tracing
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
 from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
@@ -100,6 +101,10 @@ class Updater:
             self._unserved[update.channel] = both
 
     def _apply(self, update: Update) -> None:
+        with tracing.span("flip", parent=update.traceparent, liveloop__version=update.version, liveloop__pod=self._pod):
+            self._flip(update)
+
+    def _flip(self, update: Update) -> None:
         started = time.perf_counter()
         bits = self._subscriber.served[update.channel].state.bits
         if self._replica.serves(update.channel, bits):

@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 
-from liveloop import __version__, keys, telemetry
+from liveloop import __version__, keys, telemetry, tracing
 from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
@@ -70,10 +70,13 @@ def main() -> int:
     try:
         settings = load_settings()
         telemetry.set_up_logs(settings.log_format)
+        tracing.set_up("learner")
         _run(settings, Stop())
     except (LiveloopError, OSError) as error:
         print(f"liveloop learner: {sentence(error)}", file=sys.stderr)  # noqa: T201  what `liveloop up` shows
         return 2 if isinstance(error, Misconfigured) else 1
+    finally:
+        tracing.shut_down()
     return 0
 
 

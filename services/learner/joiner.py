@@ -135,8 +135,8 @@ class Joiner:
             signal = "up" if feedback.thumb == THUMB_UP else "down"
         added = self._db.execute(
             "INSERT OR IGNORE INTO feedback"
-            " (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment,"
+            " traceparent, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 feedback.prediction_id,
                 feedback.feedback_id,
@@ -149,6 +149,7 @@ class Joiner:
                 event.client,
                 json.dumps(list(feedback.reasons)),
                 feedback.comment,
+                event.traceparent,
                 State.FEEDBACK_STATE_PENDING,
             ),
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liveloop import telemetry
+from liveloop import telemetry, tracing
 from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
@@ -132,6 +132,8 @@ class Journal(Versions):
     def train(self, batch: MicroBatch, recipe: Recipe, digest: bytes, *, losses: Mapping[str, float]) -> Row:
         """Record a training step and what it makes of its feedback. Journalled feedback is never taken again."""
         body = {"new": batch.new, "replayed": batch.replayed, "task": batch.task, **losses}
+        if traceparent := tracing.traceparent():  # a publish after a crash makes the same manifest
+            body["traceparent"] = traceparent
         with self.transaction() as db:
             row = self._append("train", recipe, body, digest)
             db.executemany(

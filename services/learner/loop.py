@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from liveloop import telemetry
+from liveloop import telemetry, tracing
 from liveloop.errors import Unavailable, WeightsRefused
+from services.learner.micro_batch import MicroBatch, Trace
 from services.learner.operator import By, Operator
 from services.learner.parts import Parts
 from services.learner.promotion import Promotion
@@ -150,6 +152,11 @@ class LearnerLoop:
         parts, recipe = self._parts, self._recipe
         self._last_start = time.monotonic()
         batch = parts.batches.choose(nominal=recipe.micro_batch, limit=self._pace.micro_batch_limit, rng=self._rng)
+        with _traced(parts.batches.traces(batch.new)):
+            self._learn(batch)
+
+    def _learn(self, batch: MicroBatch) -> None:
+        parts, recipe = self._parts, self._recipe
         report = parts.trainer.compute(batch, recipe, parts.journal.next_row())
         if refusal := parts.guard.refusal(report):
             self._refuse(batch.new, refusal)
@@ -222,6 +229,16 @@ class LearnerLoop:
         if row is not None:
             self._parts.tensors.save(row.row, self._parts.trainer.tensors(), wait=wait)
         self._saved_row, self._saved_at = self._parts.journal.next_row() - 1, time.monotonic()
+
+
+@contextmanager
+def _traced(traces: Sequence[Trace]) -> Iterator[None]:
+    """What runs inside is a span with links to the feedback it learns from; each of those gets one of its own, from acceptance to now."""
+    with tracing.span("step", parent="", links=[one.traceparent for one in traces], liveloop__feedback=len(traces)) as step:
+        yield
+    for one in traces:
+        with tracing.span("learn", parent=one.traceparent, links=[step.traceparent], start=one.accepted_at):
+            pass
 
 
 def _observe(report: StepReport) -> None:

@@ -19,6 +19,14 @@ _REPLAYABLE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a feedback came from."""
+
+    traceparent: str  # W3C trace context of the call that brought it
+    accepted_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """The ids that a journal row names, in the order in which they are computed, and the examples behind them."""
 
@@ -54,6 +62,12 @@ class MicroBatches:
         """The micro-batch of these ids. Raises NotFound when an example is no longer kept."""
         examples = tuple(self._example(feedback) for feedback in (*new, *replayed))
         return MicroBatch(tuple(new), tuple(replayed), tuple(task), examples, tuple(self._task_rows[index] for index in task))
+
+    def traces(self, feedback: Sequence[int]) -> list[Trace]:
+        """Where those of `feedback` came from that came with a call that was traced."""
+        query = "SELECT traceparent, accepted_at FROM feedback WHERE id = ? AND traceparent != ''"
+        found = (self._db.execute(query, (one,)).fetchone() for one in feedback)
+        return [Trace(*row) for row in found if row]
 
     def held_out(self, limit: int) -> dict[str, FeedbackExample]:
         """The newest held-out feedbacks, by a name that stays theirs."""

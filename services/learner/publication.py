@@ -160,7 +160,10 @@ class Publication:
         assert row.version is not None
         after = row.version if row.kind == "reset" else self.publisher.head.current  # going back includes nothing new
         included = self._journal.included(after, row.version, _INCLUDED)
-        done = self.publisher.publish(staged, version=row.version, step=row.row, included=included, created_at=row.created_at)
+        traced = row.body.get("traceparent", "")
+        done = self.publisher.publish(
+            staged, version=row.version, step=row.row, included=included, created_at=row.created_at, traceparent=traced
+        )
         self._notify()
         self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
         telemetry.counter("versions_published_total").labels(row.kind).inc()

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   client TEXT NOT NULL,              -- the API client that vouched for it
   reasons TEXT NOT NULL,             -- JSON: a list of labels
   comment TEXT NOT NULL,
+  traceparent TEXT NOT NULL,         -- W3C trace context of the call that brought it; empty where there was none
   state INTEGER NOT NULL,
   reason TEXT NOT NULL DEFAULT '',
   row INTEGER NOT NULL DEFAULT 0,    -- the journal row that introduced it

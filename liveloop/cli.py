@@ -21,7 +21,9 @@ _FULL_ID = 36  # characters of a UUID
 
 app = typer.Typer(help="A model that learns from its users while it serves them.", add_completion=False, no_args_is_help=True)
 feedback = typer.Typer(help="Judge answers, and ask what became of it.", no_args_is_help=True)
+versions = typer.Typer(invoke_without_command=True)
 app.add_typer(feedback, name="feedback")
+app.add_typer(versions, name="versions")
 orders.register(app)
 
 Id = Annotated[str, typer.Argument(help="Id of the answer, or the beginning of it.", metavar="ID")]
@@ -116,17 +118,29 @@ def status(
         report.status(found)
 
 
-@app.command()
-def versions(
+@versions.callback()
+def list_versions(
+    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     learner_port: LearnerPort = None,
 ) -> None:
-    """The newest versions of the weights."""
+    """The newest versions of the weights; `show VERSION` for one of them."""
+    from liveloop import report
+
+    if context.invoked_subcommand is None:
+        with connect(learner_port=learner_port) as client:
+            found = client.versions(limit)
+        report.versions(found, time.time())
+
+
+@versions.command("show")
+def show_version(number: orders.Version, learner_port: LearnerPort = None) -> None:
+    """Where one version came from, and what was decided about it."""
     from liveloop import report
 
     with connect(learner_port=learner_port) as client:
-        found = client.versions(limit)
-    report.versions(found, time.time())
+        found = client.version(number)
+    report.version(found)
 
 
 def _add_service_commands() -> None:

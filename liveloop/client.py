@@ -107,6 +107,10 @@ class Client:
         request = learner_pb2.ListVersionsRequest(limit=limit)
         return list(self._call(self._learner.ListVersions, request).versions)
 
+    def version(self, number: int) -> learner_pb2.GetVersionResponse:
+        """Where one version came from and what was decided about it. NotFound: there is no such version."""
+        return self._call(self._learner.GetVersion, learner_pb2.GetVersionRequest(version=number))
+
     def model(self) -> inference_pb2.GetModelResponse:
         """What is served now: model, labels, version, limits."""
         request = inference_pb2.GetModelRequest()

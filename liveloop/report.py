@@ -79,6 +79,38 @@ def versions(found: Sequence[learner_pb2.Version], now: float) -> None:
     Console(soft_wrap=True).print(Text(f"* current  + pinned  fb: new feedback{right}", style="dim"))
 
 
+def version(found: learner_pb2.GetVersionResponse) -> None:
+    """What one version is, then what was decided about it, then the feedback that it newly includes."""
+    one = found.version
+    shown = f"{one.feedback - found.erased} kept, {found.erased} erased" if found.erased else str(one.feedback)
+    _list(
+        ("version", f"{one.version}{', current' if one.current else ''}{', pinned' if one.pinned else ''}"),
+        ("state", _short(learner_pb2.VersionState.Name(one.state), "VERSION_STATE_")),
+        ("made by", f"{one.kind}, row {one.step} of the journal, {_time(one.created_at)}"),
+        ("parent", str(one.parent or "")),
+        ("new feedback", shown),
+        ("replayed", str(found.replayed or "")),
+        ("task rows", ", ".join(map(str, found.task_rows))),
+        ("losses", ", ".join(f"{name} {loss:.4g}" for name, loss in sorted(found.losses.items()))),
+        ("right answers", ", ".join(f"{score.split} {100 * score.accuracy:.1f} % of {score.rows}" for score in one.scores)),
+        ("recipe", found.recipe),
+        ("weights", found.state_digest),
+        ("signed with", found.signer),
+    )
+    if found.decisions:
+        _table(("when", "decision", "who", "why"), [(_time(d.decided_at), d.decision, d.who, d.why) for d in found.decisions])
+    if found.feedback:
+        rows = [
+            (_short(learner_pb2.FeedbackState.Name(one.state), "FEEDBACK_STATE_"), one.signal, _name(one.feedback))
+            for one in found.feedback
+        ]
+        _table(("state", "signal", "prediction/feedback"), rows)
+
+
+def _name(feedback: learner_pb2.FeedbackName) -> str:
+    return f"{feedback.prediction_id}/{feedback.feedback_id}"
+
+
 def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
     """Two lines a feedback, the first as `release` and `drop` take it."""
     console = Console(soft_wrap=True)

@@ -94,6 +94,8 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     """Passed the full evaluation, and with a canary its users too; or promoted by hand."""
     VERSION_STATE_ROLLED_BACK: _VersionState.ValueType  # 5
     """Undone by a later rollback."""
+    VERSION_STATE_REPLACED: _VersionState.ValueType  # 6
+    """Rebuilt without somebody who was to be forgotten; its weights are gone."""
 
 class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
     """Where a version stands."""
@@ -110,6 +112,8 @@ VERSION_STATE_BLESSED: VersionState.ValueType  # 4
 """Passed the full evaluation, and with a canary its users too; or promoted by hand."""
 VERSION_STATE_ROLLED_BACK: VersionState.ValueType  # 5
 """Undone by a later rollback."""
+VERSION_STATE_REPLACED: VersionState.ValueType  # 6
+"""Rebuilt without somebody who was to be forgotten; its weights are gone."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 @_typing.final

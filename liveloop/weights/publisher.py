@@ -61,6 +61,7 @@ class Publisher:
         """
         self._store, self._key, self._epoch = store, key, epoch
         self._records = Records(store, key.public_key())
+        self.signer = blake3(key.public_key().public_bytes_raw()).hexdigest()  # names the key in the journal
         self._lock = threading.RLock()
         self._writing: Keyframe | None = None  # a thread writes it
         self._written: Keyframe | None = None  # the next head's chain starts there

@@ -45,7 +45,8 @@ _NOTES = {
     "GetFeedbackStatusResponse.served_at": "When the first process began to serve a version that includes it.",
     "GetModelResponse.blessed_version": "The newest version that passed the full evaluation.",
     "Version.kind": "init, train, settle, consolidate, reset or rebase.",
-    "Version.state": "held: never published; canary: current, served to the canary's share alone; rolled_back: undone later.",
+    "Version.state": "held: never published; canary: current, served to the canary's share alone; rolled_back: undone later; "
+    "replaced: rebuilt without somebody.",
     "Version.pinned": "Kept until it is unpinned.",
     "SplitScore.split": "task, feedback (the held-out tenth), or a slice that the operator named.",
     "SplitScore.accuracy": "Share of right answers, in [0, 1].",

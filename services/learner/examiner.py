@@ -214,7 +214,8 @@ class Examiner:
         if self._publication.blessed not in (version, *against):
             verdict = Verdict(Decision.WATCH)  # its bytes cannot be read: what was not compared with it does not take its place
         passed = verdict.decision is Decision.BLESS
-        self._journal.evaluated(version, scores, passed=passed)
+        why = "; ".join(f"{one.words} against version {other}" for other, one in against.items())
+        self._journal.evaluated(version, scores, passed=passed, why=why)
         if passed:
             self._publication.passed(version, done.candidate.trained)
             if self._publication.blessed == version:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from liveloop import telemetry, tracing
 from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
-from services.learner.lineage import Span, is_in, resets, standing, without
+from services.learner.lineage import Span, without
 from services.learner.micro_batch import MicroBatch
+from services.learner.rows import JournalRows, Row
 from services.learner.trainer import Recipe
 from services.learner.versions import Versions
 
@@ -38,24 +38,11 @@ WHERE rows.row > ? AND rows.row <= ? AND rows.kind = 'train' AND feedback.id = i
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the journal."""
-
-    row: int
-    kind: str
-    version: int | None
-    body: Mapping[str, Any]
-    recipe: str
-    state_digest: bytes | None
-    created_at: float
-
-
 _FORMAT = 3
 """Of schema.sql: raise it with every change of a table."""
 
 
-class Journal(Versions):
+class Journal(Versions, JournalRows):
     """The learner's own truth. One connection, used by one thread."""
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
@@ -101,34 +88,6 @@ class Journal(Versions):
 
     # Rows
 
-    def first(self) -> Row | None:
-        """The oldest row that made a version."""
-        found = list(self._rows("version IS NOT NULL ORDER BY row LIMIT 1"))
-        return found[0] if found else None
-
-    def last(self) -> Row | None:
-        """The newest row that made a version."""
-        found = list(self._rows("version IS NOT NULL ORDER BY row DESC LIMIT 1"))
-        return found[0] if found else None
-
-    def since(self, row: int) -> list[Row]:
-        """The rows after `row` that made a version, in order."""
-        return list(self._rows("version IS NOT NULL AND row > ? ORDER BY row", row))
-
-    def making(self, version: int) -> Row | None:
-        """The row that made `version`."""
-        found = list(self._rows("version = ?", version))
-        return found[0] if found else None
-
-    def recipe(self, digest: str) -> Recipe:
-        """The recipe of this digest."""
-        body = self.db.execute("SELECT body FROM recipes WHERE digest = ?", (digest,)).fetchone()[0]
-        return Recipe(**json.loads(body))
-
-    def next_row(self) -> int:
-        """The number of the next row."""
-        return int(self.db.execute("SELECT coalesce(max(row), 0) + 1 FROM rows").fetchone()[0])
-
     def train(self, batch: MicroBatch, recipe: Recipe, digest: bytes, *, losses: Mapping[str, float]) -> Row:
         """Record a training step and what it makes of its feedback. Journalled feedback is never taken again."""
         body = {"new": batch.new, "replayed": batch.replayed, "task": batch.task, **losses}
@@ -170,19 +129,6 @@ class Journal(Versions):
     def last_reset(self) -> int:
         """The newest version that has the bytes of an older one; 0 where there is none."""
         return int(self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0])
-
-    def is_undone(self, version: int) -> bool:
-        """A reset went back to before the row that made it, and no later one to it. One without a row is older than all rows: it stands."""
-        row = self._row_of(version)
-        return row > 0 and not is_in(self._lineage(self.next_row() - 1), row)
-
-    def _lineage(self, row: int) -> list[Span]:
-        return standing(resets(self.db), row)
-
-    def _row_of(self, version: int) -> int:
-        """The row that made a version; 0, before all rows, for one of which the journal knows nothing."""
-        row = self.making(version)
-        return row.row if row else 0
 
     def _undo(self, rows: Span, why: str) -> int:
         """Quarantine the feedback that these rows introduced, as if it had never been used; how many."""
@@ -245,11 +191,6 @@ class Journal(Versions):
             (row.row, kind, self.epoch, version, json.dumps(body), recipe.digest, digest, row.created_at),
         )
         return row
-
-    def _rows(self, condition: str, *parameters: Any) -> Iterator[Row]:
-        query = f"SELECT row, kind, version, body, recipe, state_digest, created_at FROM rows WHERE {condition}"  # noqa: S608  no input in it
-        for row, kind, version, body, *rest in self.db.execute(query, parameters).fetchall():
-            yield Row(row, kind, version, json.loads(body), *rest)
 
 
 def _count(joiner: Joiner) -> None:

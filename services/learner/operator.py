@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from liveloop.errors import HeadConflict, NotNow, WeightsRefused
-from services.learner.journal import Journal, Row
+from services.learner.journal import Journal
 from services.learner.publication import Publication
 from services.learner.quarantine import Name, Quarantine
+from services.learner.rows import Row
 from services.learner.trainer import Recipe
 
 

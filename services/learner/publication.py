@@ -14,8 +14,9 @@ from liveloop import telemetry
 from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotFound, NotNow, WeightsRefused
 from liveloop.weights.channels import has_canary
 from liveloop.weights.mirror import Mirror
-from liveloop.weights.publisher import Publisher, Staged
-from services.learner.journal import Journal, Row
+from liveloop.weights.publisher import Published, Publisher, Staged
+from services.learner.journal import Journal
+from services.learner.rows import Row
 
 _INCLUDED = 10_000
 """Newest feedbacks whose freshness pods observe for one version: a manifest with their times is well below a blob's size."""
@@ -78,7 +79,7 @@ class Publication:
         for link in [*head.kept, *head.chain]:
             if not self._journal.is_published(link.version):
                 parent = parents.get(link.version, 0)
-                self._journal.published(link.version, parent=parent, manifest=link.manifest, patch_bytes=link.patch_bytes)
+                self._published(Published(link.version, parent, link.manifest, link.patch_bytes))
         self._journal.blessed(head.blessed)
 
     def passed(self, version: int, trained: np.ndarray) -> None:
@@ -165,11 +166,15 @@ class Publication:
             staged, version=row.version, step=row.row, included=included, created_at=row.created_at, traceparent=traced
         )
         self._notify()
-        self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes)
+        self._published(done)
         telemetry.counter("versions_published_total").labels(row.kind).inc()
         telemetry.histogram("patch_bytes").observe(done.patch_bytes)
         telemetry.gauge("model_version").set(done.version)
         telemetry.gauge("model_version_timestamp_seconds").set(row.created_at)
+
+    def _published(self, done: Published) -> None:
+        signer = self.publisher.signer
+        self._journal.published(done.version, parent=done.parent, manifest=done.manifest, patch_bytes=done.patch_bytes, signer=signer)
 
     def _notify(self) -> None:
         if self._mirror is not None:

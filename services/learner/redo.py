@@ -9,8 +9,9 @@ import torch
 
 from liveloop.errors import LiveloopError, NotFound
 from liveloop.weights.state import FlatState
-from services.learner.journal import Journal, Row
+from services.learner.journal import Journal
 from services.learner.micro_batch import MicroBatches
+from services.learner.rows import Row
 from services.learner.trainer import Trainer
 
 Load = Callable[[int], np.ndarray]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from liveloop import telemetry
-from services.learner.journal import Row
 from services.learner.parts import Parts
+from services.learner.rows import Row
 from services.learner.trainer import Recipe
 
 GUARD = "guard"

@@ -31,9 +31,9 @@ CREATE TABLE IF NOT EXISTS predictions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS predictions_by_asker ON predictions (asker);
 
--- Every feedback that was ever accepted, and what became of it.
+-- Every feedback that was ever accepted, and what became of it. An id is never given again: rows name what was erased by it alone.
 CREATE TABLE IF NOT EXISTS feedback (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   prediction_id TEXT NOT NULL,
   feedback_id TEXT NOT NULL,
   judge BLOB NOT NULL,
@@ -87,6 +87,7 @@ CREATE TABLE IF NOT EXISTS versions (
   parent INTEGER NOT NULL,
   manifest TEXT NOT NULL,
   patch_bytes INTEGER NOT NULL,
+  signer TEXT NOT NULL,              -- digest of the key that signed it, blake3 in hex
   blessed_at REAL                    -- when it became the blessed version; none: it never did
 );
 CREATE INDEX IF NOT EXISTS versions_by_blessing ON versions (blessed_at) WHERE blessed_at IS NOT NULL;
@@ -96,6 +97,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
   version INTEGER PRIMARY KEY,
   scores TEXT NOT NULL,              -- JSON: {split: {accuracy, rows}}
   passed INTEGER NOT NULL,           -- 1: it was less than a point below every other contestant
+  why TEXT NOT NULL,                 -- how it compared, for people
   evaluated_at REAL NOT NULL
 );
 

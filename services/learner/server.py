@@ -76,6 +76,11 @@ class LearnerServicer(LearnerServiceServicer):
         return pb.ListVersionsResponse(versions=self._view.versions(_limit(request.limit, _VERSIONS)))
 
     @_translates
+    def GetVersion(self, request: pb.GetVersionRequest, _: grpc.ServicerContext) -> pb.GetVersionResponse:
+        """Where one version came from."""
+        return self._view.version(_version(request.version))
+
+    @_translates
     def ListQuarantine(self, request: pb.ListQuarantineRequest, _: grpc.ServicerContext) -> pb.ListQuarantineResponse:
         """What was set aside, newest first."""
         return self._view.quarantine(_limit(request.limit, _QUARANTINED))

@@ -42,8 +42,9 @@ class Comparison:
     @property
     def words(self) -> str:
         """For people."""
-        errors = self.drop / self.error if self.error else 0.0
-        return f"{100 * self.drop:.1f} points fewer right answers, {errors:.1f} standard errors, on {self.rows} rows"
+        errors = abs(self.drop) / self.error if self.error else 0.0
+        than = "fewer" if self.drop > 0 else "more"
+        return f"{100 * abs(self.drop):.1f} points {than} right answers, {errors:.1f} standard errors, on {self.rows} rows"
 
 
 @dataclass(frozen=True, slots=True)

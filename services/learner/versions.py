@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from liveloop.errors import NotFound
 from services.learner.lease import LeasedDatabase
 
 _HOUR = 3600.0
@@ -25,24 +24,25 @@ class Score:
 class Versions(LeasedDatabase):
     """The part of the journal that is about versions, not about rows."""
 
-    def published(self, version: int, *, parent: int, manifest: str, patch_bytes: int) -> None:
-        """Record what a publish made."""
+    def published(self, version: int, *, parent: int, manifest: str, patch_bytes: int, signer: str = "") -> None:
+        """Record what a publish made; `signer` is the digest of the key that signed it, blake3 in hex."""
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO versions (version, parent, manifest, patch_bytes) VALUES (?, ?, ?, ?) ON CONFLICT (version) DO UPDATE"
-                " SET parent = excluded.parent, manifest = excluded.manifest, patch_bytes = excluded.patch_bytes",
-                (version, parent, manifest, patch_bytes),
+                "INSERT INTO versions (version, parent, manifest, patch_bytes, signer) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (version) DO UPDATE SET parent = excluded.parent, manifest = excluded.manifest,"
+                " patch_bytes = excluded.patch_bytes, signer = excluded.signer",
+                (version, parent, manifest, patch_bytes, signer),
             )
 
     def is_published(self, version: int) -> bool:
         """Whether `published` has recorded it."""
         return self.db.execute("SELECT 1 FROM versions WHERE version = ?", (version,)).fetchone() is not None
 
-    def evaluated(self, version: int, scores: Mapping[str, Score], *, passed: bool) -> None:
-        """Record what the full evaluation of a version found, by split, and whether it may be blessed."""
+    def evaluated(self, version: int, scores: Mapping[str, Score], *, passed: bool, why: str = "") -> None:
+        """Record what the full evaluation of a version found, by split, and whether it may be blessed; `why` says how it compared."""
         body = json.dumps({split: asdict(score) for split, score in scores.items()})
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (version, body, passed, self._clock()))
+            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?)", (version, body, passed, why, self._clock()))
 
     def blessed(self, version: int) -> None:
         """Record that a published version became the blessed one; the first time counts."""
@@ -73,13 +73,6 @@ class Versions(LeasedDatabase):
         """When the newest `limit` feedbacks that `version` includes and `after` does not were accepted, Unix seconds."""
         query = "SELECT accepted_at FROM feedback WHERE version > ? AND version <= ? ORDER BY version DESC LIMIT ?"
         return [accepted_at for (accepted_at,) in self.db.execute(query, (after, version, limit))]
-
-    def manifest(self, version: int) -> str:
-        """The blob of a published version's manifest. Raises NotFound."""
-        found = self.db.execute("SELECT manifest FROM versions WHERE version = ?", (version,)).fetchone()
-        if found is None:
-            raise NotFound(f"version {version} was never published")
-        return str(found[0])
 
     def anchor(self, age: float) -> int | None:
         """The version that stands for what was blessed `age` seconds ago: the first one blessed in the clock hour in which that was.

@@ -15,6 +15,7 @@ from liveloop.times import timestamp
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import (
     GetFeedbackStatusResponse,
+    GetVersionResponse,
     ListQuarantineResponse,
     QuarantinedFeedback,
     SplitScore,
@@ -22,6 +23,7 @@ from liveloop.v1.learner_pb2 import (
     VersionState,
 )
 from services.learner.lineage import Span, is_in, resets, standing
+from services.learner.provenance import provenance
 
 _POD_SILENCE = 30.0
 """Seconds after which a pod that reports every 10 s is taken for gone."""
@@ -35,7 +37,7 @@ SELECT rows.version, coalesce(versions.parent, 0), kind, row, coalesce(json_arra
   (SELECT count(*) FROM pods WHERE rows.version IN (pods.version, pods.blessed) AND reported_at > ?),
   versions.version IS NOT NULL, EXISTS (SELECT 1 FROM pins WHERE pins.version = rows.version)
 FROM rows LEFT JOIN versions ON versions.version = rows.version LEFT JOIN evaluations ON evaluations.version = rows.version
-WHERE rows.version IS NOT NULL ORDER BY rows.row DESC LIMIT ?
+WHERE rows.version IS NOT NULL AND (? = 0 OR rows.version = ?) ORDER BY rows.row DESC LIMIT ?
 """
 _QUARANTINE = """
 SELECT prediction_id, feedback_id, signal, reason, row, accepted_at FROM feedback WHERE state = ? ORDER BY accepted_at DESC LIMIT ?
@@ -74,9 +76,21 @@ class JournalView:
     def versions(self, limit: int) -> list[Version]:
         """The newest `limit` versions, newest first."""
         with self._open() as db:
-            found = db.execute(_VERSIONS, (time.time() - _POD_SILENCE, limit)).fetchall()
-            lineage = standing(resets(db), _NEWEST)
-            current = db.execute("SELECT max(version) FROM versions").fetchone()[0]
+            return self._versions(db, limit=limit)
+
+    def version(self, number: int) -> GetVersionResponse:
+        """Where one version came from and what was decided about it. Raises NotFound."""
+        with self._open() as db:
+            found = self._versions(db, number=number, limit=1)
+            if not found:
+                raise NotFound(f"there is no version {number}", field="version")
+            return provenance(db, found[0])
+
+    def _versions(self, db: sqlite3.Connection, *, limit: int, number: int = 0) -> list[Version]:
+        """All of them, or the one of this `number`."""
+        found = db.execute(_VERSIONS, (time.time() - _POD_SILENCE, number, number, limit)).fetchall()
+        lineage = standing(resets(db), _NEWEST)
+        current = db.execute("SELECT max(version) FROM versions").fetchone()[0]
         return [self._version(row, lineage, current) for row in found]
 
     def _version(self, row: tuple[Any, ...], lineage: Sequence[Span], current: int | None) -> Version:

@@ -89,6 +89,17 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         blessed.scores.add(split="feedback", accuracy=0.5, rows=12)
         return learner.ListVersionsResponse(versions=[newest, blessed][: request.limit or 20])
 
+    def GetVersion(self, request: learner.GetVersionRequest, context: grpc.ServicerContext) -> learner.GetVersionResponse:
+        self._record(request, context)
+        if request.version != self.version:
+            self._abort(NotFound(f"there is no version {request.version}"), context)
+        found = learner.GetVersionResponse(task_rows=[3, 5], losses={"task_loss": 0.25}, erased=1, signer="ab" * 32)
+        found.version.CopyFrom(learner.Version(version=self.version, parent=39, kind="train", step=12, feedback=2))
+        name = learner.FeedbackName(prediction_id="p", feedback_id="f")
+        found.feedback.add(feedback=name, signal="up", state=learner.FEEDBACK_STATE_SERVED)
+        found.decisions.add(decision="promote", who="ann", why="users like it")
+        return found
+
     def Promote(self, request: learner.PromoteRequest, context: grpc.ServicerContext) -> learner.PromoteResponse:
         self._record(request, context)
         return learner.PromoteResponse()

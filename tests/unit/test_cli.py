@@ -123,6 +123,14 @@ def test_versions_are_listed_with_where_they_stand_and_how_they_did(run: Run):
     assert len(run("versions", "--limit", "1").out.splitlines()) == 3
 
 
+def test_a_version_is_shown_with_its_feedback_and_what_was_decided(run: Run, loop: FakeLoop):
+    shown = run("versions", "show", str(loop.version)).out
+    assert re.search(r"new feedback +1 kept, 1 erased", shown) and re.search(r"task rows +3, 5", shown)
+    assert re.search(r"promote +ann +users like it", shown) and re.search(r"served +up +p/f", shown)
+    missing = run("versions", "show", "999")
+    assert missing.code == 2 and missing.err == "liveloop: there is no version 999\n"
+
+
 def test_versions_fit_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("versions").out.splitlines()

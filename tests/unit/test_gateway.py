@@ -248,7 +248,7 @@ def test_the_openapi_document_describes_the_contracts_messages(http: httpx.Clien
     schemas = document["components"]["schemas"]
     assert schemas["Feedback"]["properties"]["thumb"]["enum"] == ["up", "down"]
     assert schemas["Feedback"]["properties"]["created_at"]["format"] == "date-time"
-    assert schemas["Version"]["properties"]["state"]["enum"] == ["held", "published", "canary", "blessed", "rolled_back"]
+    assert schemas["Version"]["properties"]["state"]["enum"] == ["held", "published", "canary", "blessed", "rolled_back", "replaced"]
     assert schemas["FeedbackAck"]["properties"]["status"]["enum"] == ["accepted", "duplicate", "rejected"]
     assert schemas["PredictRequest"]["properties"]["inputs"]["items"] == {"$ref": "#/components/schemas/Input"}
     named = set(references(document))

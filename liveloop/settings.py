@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     learner_threads: int = Field(0, ge=0, description="compute threads of the learner; 0: all cores, at nice 10")
     learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate, constant")
     feedback_weight: float = Field(1.0, ge=0, description="lambda in L_task + lambda * L_FB")
+    default_reward: float | None = Field(
+        None, ge=0, le=1, description="rating of a shown answer that nobody judged in the window; empty: none"
+    )
+    expert_weight: float = Field(2.0, gt=0, description="what an expert's word weighs in a step, where anybody else's weighs 1")
+    expert_share: float = Field(0.5, gt=0, le=1, description="of a step's weight that experts have at the most together")
     ema_decay: float = Field(0.9, ge=0, lt=1, description="per step: served = decay * served + (1 - decay) * master")
     clip_norm: float = Field(1.0, gt=0, description="L2 norm to which gradients are clipped")
     micro_batch: int = Field(8, ge=1, description="nominal feedbacks in a step, and labelled task rows beside them")

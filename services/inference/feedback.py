@@ -14,6 +14,7 @@ from liveloop.events.sqlite import Verdict
 from liveloop.telemetry import counter
 from liveloop.times import timestamp
 from liveloop.v1 import events_pb2, inference_pb2
+from services.inference.comments import scrub
 from services.inference.requests import check_feedback, score_of, signal_of
 from services.inference.tokens import Tokens
 
@@ -81,5 +82,6 @@ class Desk:
         event.feedback.feedback_id = feedback_id
         event.feedback.ClearField("feedback_token")
         event.feedback.ClearField("user")
+        event.feedback.comment = scrub(item.comment)
         stored = asyncio.wrap_future(self._intake.accept(events_pb2.Event(feedback=event)))
         return await asyncio.shield(stored)  # a caller who goes away takes nothing back

@@ -154,7 +154,9 @@ def _lead(
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
     try:
         with journal.held(), open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
-            joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window)
+            joiner = Joiner(
+                journal.db, labels=materials.task.labels, window=settings.feedback_window, default_reward=settings.default_reward
+            )
             batches = MicroBatches(journal.db, materials.train, materials.task.labels)
             publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
             examiner = Examiner(evaluator, journal, batches, trainer, publication)

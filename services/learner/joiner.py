@@ -2,7 +2,7 @@
 
 The log is at least once and its partitions are read at their own pace, so every rule here is a function of the set of events, never of
 their order: an event read twice changes nothing, and of one judge's judgements of one prediction the greatest (accepted_at, feedback_id)
-counts.
+counts. What can no longer change is final: nothing that comes later brings it back.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
 from blake3 import blake3
 
 from liveloop.times import unix_seconds
-from liveloop.v1.events_pb2 import CHANNEL_BLESSED, SOURCE_HUMAN, THUMB_UP, Event, FeedbackEvent, PodReport, PredictionEvent
+from liveloop.v1.events_pb2 import (
+    CHANNEL_BLESSED,
+    SOURCE_HUMAN,
+    SOURCE_IMPLICIT,
+    THUMB_UP,
+    Event,
+    ExampleEvent,
+    FeedbackEvent,
+    PodReport,
+    PredictionEvent,
+)
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.retention import EXAMPLE, ROUND, Retention, Unjudged, time_of
 
 HELD_OUT_SHARE = 10
 """One prediction in this many is kept to check the model with."""
 
-_FORGOTTEN = 5000
-"""Predictions removed at once at the most: some 10 ms, and more than come between two rounds."""
-_WORK_KEPT = 3600.0
-"""Seconds for which pods' reports of what they computed stay: longer than they count as evidence."""
-_RESOLVED = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
 LIVE = (
     State.FEEDBACK_STATE_JOINED,
     State.FEEDBACK_STATE_TRAINED,
@@ -34,6 +41,47 @@ LIVE = (
     State.FEEDBACK_STATE_QUARANTINED,
     State.FEEDBACK_STATE_HELD_OUT,
 )
+FINAL = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
+"""Given up, or refused: also by an operator, for whom a dropped judgement remains the last word of its judge."""
+NOBODY = b""
+"""The judge of a default reward."""
+_DEFAULT_REWARDS = uuid.UUID("5b0f8d0e-9a3b-5c61-8e57-3f7a7c1d9a44")
+"""The name space of their ids."""
+_ORPHAN = "its prediction was not read within the feedback window"
+_NOT_PENDING = tuple(state for state in State.values() if state != State.FEEDBACK_STATE_PENDING)
+_NEW_PREDICTION = "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NEW_FEEDBACK = """
+INSERT OR IGNORE INTO feedback
+(prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment, traceparent, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_JUDGEMENTS = """
+SELECT id, judge, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge IN (?, ?)
+ORDER BY accepted_at DESC, feedback_id DESC
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A feedback as the table has it, before it is known what becomes of it."""
+
+    prediction_id: str
+    feedback_id: str
+    judge: bytes
+    accepted_at: float
+    signal: str
+    rating: float | None = None
+    label: str | None = None  # of a correction
+    source: int = SOURCE_HUMAN
+    client: str = ""
+    reasons: str = "[]"
+    comment: str = ""
+    traceparent: str = ""
+
+
+def default_reward_id(prediction_id: str) -> str:
+    """The id of the feedback that silence is taken for."""
+    return str(uuid.uuid5(_DEFAULT_REWARDS, prediction_id))
 
 
 def is_held_out(prediction_id: str) -> bool:
@@ -41,27 +89,17 @@ def is_held_out(prediction_id: str) -> bool:
     return int.from_bytes(blake3(prediction_id.encode()).digest()[4:8], "big") % HELD_OUT_SHARE == 0
 
 
-def time_of(prediction_id: str) -> float:
-    """When a prediction was made, by its UUIDv7 (RFC 9562, 48 bits of Unix milliseconds); 0 for an id that is none."""
-    try:
-        return (uuid.UUID(prediction_id).int >> 80) / 1000
-    except ValueError:
-        return 0.0
-
-
-def _first_id(seconds: float) -> str:
-    """The least UUIDv7 of that time: ids are in order of time, and so is the table of predictions."""
-    return str(uuid.UUID(int=max(0, int(seconds * 1000)) << 80))
-
-
 class Joiner:
     """Applies events to the join store, inside a transaction of its caller's."""
 
-    def __init__(self, db: sqlite3.Connection, *, labels: Iterable[str], window: float) -> None:
+    def __init__(self, db: sqlite3.Connection, *, labels: Iterable[str], window: float, default_reward: float | None = None) -> None:
+        """`window` is in seconds; `default_reward`, in [0, 1], is the rating of what nobody judged within it."""
         self._db = db
         self._labels = frozenset(labels)
         self._window = window
-        self._unresolved: set[tuple[str, bytes]] = set()  # (prediction, judge) that the events taken since `resolve` speak of
+        self._default_reward = default_reward
+        self._retention = Retention(db)
+        self._unresolved: Counter[tuple[str, bytes]] = Counter()  # (prediction, judge) of the events since `resolve`: new feedbacks
         self.outcomes: Counter[int] = Counter()  # feedbacks that reached a state since the caller last cleared it
 
     def take(self, event: Event) -> float:
@@ -73,43 +111,57 @@ class Joiner:
             return self._take_feedback(event.feedback)
         if kind == "pod_report":
             return self._take_report(event.pod_report)
+        if kind == "example":
+            return self._take_example(event.example)
         return 0.0
 
     def resolve(self) -> None:
         """Settle every judgement that the events taken speak of: once a page, so that many by one judge cost no more than one."""
-        for prediction_id, judge in self._unresolved:
-            self._resolve(prediction_id, judge)
+        for (prediction_id, judge), new in self._unresolved.items():
+            if not self._resolve(prediction_id, judge):
+                self.outcomes[State.FEEDBACK_STATE_PENDING] += new
         self._unresolved.clear()
 
-    def expire(self, read_until: float) -> None:
-        """Give up on feedback whose prediction never came; forget old work, and predictions nobody judged once the log was read past them.
+    def expire(self, read_until: float) -> bool:
+        """What the window decides: feedback without a prediction expires, predictions that nobody judged get the default reward or leave.
 
-        `read_until`: every partition has been read up to this time, Unix seconds.
+        `read_until`: every partition has been read up to this time, Unix seconds. A round of it; True where there is more to do.
         """
         limit = read_until - self._window
-        self._db.execute("DELETE FROM work WHERE reported_at < ?", (read_until - _WORK_KEPT,))
-        waiting = self._db.execute("SELECT id, prediction_id FROM feedback WHERE state = ?", (State.FEEDBACK_STATE_PENDING,)).fetchall()
-        for feedback, prediction_id in waiting:
-            if time_of(prediction_id) < limit:
-                self._set(feedback, State.FEEDBACK_STATE_EXPIRED, "its prediction never arrived")
-        self._db.execute(
-            "DELETE FROM predictions WHERE prediction_id IN (SELECT prediction_id FROM predictions WHERE prediction_id < ?"
-            " AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id) LIMIT ?)",
-            (_first_id(limit), _FORGOTTEN),
-        )
+        self._retention.forget_reports(read_until)
+        for feedback, prediction_id, accepted_at in self._retention.orphans(limit):
+            made_at = time_of(prediction_id)
+            age = accepted_at - made_at
+            self._set(feedback, State.FEEDBACK_STATE_EXPIRED, self._late(age) if made_at and age > self._window else _ORPHAN)
+        unjudged = self._retention.unjudged(limit)
+        rewarded = [one for one in unjudged if not one.not_shown] if self._default_reward is not None else []
+        for one in rewarded:
+            self._reward(one)
+        self.resolve()
+        self._retention.remove(sorted({one.prediction_id for one in unjudged} - {one.prediction_id for one in rewarded}))
+        return len(unjudged) == ROUND
 
     def forget(self, before: float) -> None:
-        """Remove the examples of predictions older than `before`, Unix seconds, unless feedback on them still waits for its step."""
-        self._db.execute(
-            "DELETE FROM predictions WHERE prediction_id IN (SELECT prediction_id FROM predictions WHERE prediction_id < ? AND NOT EXISTS"
-            " (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id AND state = ?) LIMIT ?)",
-            (_first_id(before), State.FEEDBACK_STATE_JOINED, _FORGOTTEN),
-        )
+        """Remove examples, comments and settled feedback of before `before`, Unix seconds, that no step since then learnt from.
+
+        What still waits for its step stays; what is set aside expires with its example. A round of it.
+        """
+        gone = self._retention.old_examples(before)
+        for one in gone:
+            quarantined = self._db.execute(
+                "SELECT id FROM feedback WHERE prediction_id = ? AND state = ?", (one, State.FEEDBACK_STATE_QUARANTINED)
+            ).fetchall()
+            for (feedback,) in quarantined:
+                self._set(feedback, State.FEEDBACK_STATE_EXPIRED, "its example is no longer kept")
+        self._retention.remove(gone)
+        self._retention.sweep_feedback(before)
 
     def _take_prediction(self, prediction: PredictionEvent) -> float:
         created_at = unix_seconds(prediction.created_at)
+        if self._is_excluded(prediction.asker):
+            return created_at
         added = self._db.execute(
-            "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _NEW_PREDICTION,
             (
                 prediction.prediction_id,
                 prediction.input.text,
@@ -124,38 +176,81 @@ class Joiner:
             ),
         )
         if added.rowcount:
+            self._retention.came(prediction.prediction_id)
             judges = self._db.execute("SELECT DISTINCT judge FROM feedback WHERE prediction_id = ?", (prediction.prediction_id,)).fetchall()
-            self._unresolved.update((prediction.prediction_id, judge) for (judge,) in judges)
+            for (judge,) in judges:
+                self._unresolved[prediction.prediction_id, judge] += 0
         return created_at
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
         feedback, accepted_at = event.feedback, unix_seconds(event.accepted_at)
+        if self._is_excluded(event.judge):
+            return accepted_at
         signal: str = feedback.WhichOneof("signal") or ""
         if signal == "thumb":
             signal = "up" if feedback.thumb == THUMB_UP else "down"
-        added = self._db.execute(
-            "INSERT OR IGNORE INTO feedback"
-            " (prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment,"
-            " traceparent, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                feedback.prediction_id,
-                feedback.feedback_id,
-                event.judge,
-                accepted_at,
-                signal,
-                feedback.rating if signal == "rating" else None,
-                feedback.correction.label if signal == "correction" else None,
-                feedback.source or SOURCE_HUMAN,
-                event.client,
-                json.dumps(list(feedback.reasons)),
-                feedback.comment,
-                event.traceparent,
-                State.FEEDBACK_STATE_PENDING,
-            ),
+        self._add(
+            Judgement(
+                prediction_id=feedback.prediction_id,
+                feedback_id=feedback.feedback_id,
+                judge=event.judge,
+                accepted_at=accepted_at,
+                signal=signal,
+                rating=feedback.rating if signal == "rating" else None,
+                label=feedback.correction.label if signal == "correction" else None,
+                source=feedback.source or SOURCE_HUMAN,
+                client=event.client,
+                reasons=json.dumps(list(feedback.reasons)),
+                comment=feedback.comment,
+                traceparent=event.traceparent,
+            )
         )
-        if added.rowcount:
-            self._unresolved.add((feedback.prediction_id, event.judge))
         return accepted_at
+
+    def _take_example(self, example: ExampleEvent) -> float:
+        """A labelled row: a correction whose prediction is the row itself, of the time at which it was accepted."""
+        accepted_at, name = unix_seconds(example.accepted_at), EXAMPLE + example.example_id
+        if self._is_excluded(example.judge):
+            return accepted_at
+        self._db.execute(_NEW_PREDICTION, (name, example.input.text, example.label, 0, 1.0, 1.0, accepted_at, 0, example.judge, False))
+        self._add(
+            Judgement(
+                prediction_id=name,
+                feedback_id=example.example_id,
+                judge=example.judge,
+                accepted_at=accepted_at,
+                signal="correction",
+                label=example.label,
+                source=example.source or SOURCE_HUMAN,
+                client=example.client,
+                traceparent=example.traceparent,
+            )
+        )
+        return accepted_at
+
+    def _reward(self, one: Unjudged) -> None:
+        """What silence says, once: its id follows from the prediction's, and its time is the end of the window."""
+        self._add(
+            Judgement(
+                prediction_id=one.prediction_id,
+                feedback_id=default_reward_id(one.prediction_id),
+                judge=NOBODY,
+                accepted_at=one.created_at + self._window,
+                signal="rating",
+                rating=self._default_reward,
+                source=SOURCE_IMPLICIT,
+            )
+        )
+
+    def _add(self, one: Judgement) -> None:
+        """Store a judgement that was not read before."""
+        added = self._db.execute(_NEW_FEEDBACK, (*astuple(one), State.FEEDBACK_STATE_PENDING))
+        if added.rowcount:
+            self._unresolved[one.prediction_id, one.judge] += 1
+
+    def _is_excluded(self, judge: bytes) -> bool:
+        """This user is to be forgotten."""
+        return self._db.execute("SELECT 1 FROM exclusions WHERE judge = ?", (judge,)).fetchone() is not None
 
     def _take_report(self, report: PodReport) -> float:
         reported_at, flipped_at = unix_seconds(report.reported_at), unix_seconds(report.flipped_at)
@@ -181,43 +276,45 @@ class Joiner:
             )
         return reported_at
 
-    def _resolve(self, prediction_id: str, judge: bytes) -> None:
-        """Settle all judgements of one prediction by one judge; without the prediction they wait."""
+    def _resolve(self, prediction_id: str, judge: bytes) -> bool:
+        """Settle all judgements of one prediction by one judge; False without the prediction: they wait."""
         found = self._db.execute("SELECT created_at, label FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchone()
         if found is None:
-            return
+            return False
         created_at, answered = found
-        judgements = self._db.execute(
-            "SELECT id, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge = ?"
-            " ORDER BY accepted_at DESC, feedback_id DESC",
-            (prediction_id, judge),
-        ).fetchall()
-        superseded_by: int | None = None
-        for feedback, state, signal, label, accepted_at in judgements:
-            if state in _RESOLVED:
-                continue
-            refusal = self._refusal(signal, label if signal == "correction" else answered, accepted_at - created_at)
-            if refusal:
-                self._set(feedback, *refusal)
-            elif signal == "retraction" or superseded_by == State.FEEDBACK_STATE_RETRACTED:
-                superseded_by = State.FEEDBACK_STATE_RETRACTED
-                self._set(feedback, State.FEEDBACK_STATE_RETRACTED, "taken back", was=state)
-            elif superseded_by is not None:
-                self._set(feedback, State.FEEDBACK_STATE_SUPERSEDED, "the same judge said something later", was=state)
+        said: int | None = None  # what a later judgement makes of those before it
+        for feedback, by, state, signal, label, accepted_at in self._db.execute(_JUDGEMENTS, (prediction_id, judge, NOBODY)).fetchall():
+            refusal = self._refusal(signal, label if signal == "correction" else answered, accepted_at - created_at if by else 0.0)
+            outcome: tuple[int, str] | None = None
+            if by != judge:
+                outcome = (State.FEEDBACK_STATE_SUPERSEDED, "somebody judged it after all")
+            elif refusal:
+                outcome = refusal
+            elif signal == "retraction" or said == State.FEEDBACK_STATE_RETRACTED:
+                said = State.FEEDBACK_STATE_RETRACTED
+                outcome = (said, "taken back")
+            elif said is not None:
+                outcome = (said, "the same judge said something later")
             else:
-                superseded_by = State.FEEDBACK_STATE_SUPERSEDED
-                if state not in LIVE:
-                    held_out = is_held_out(prediction_id)
-                    self._set(feedback, State.FEEDBACK_STATE_HELD_OUT if held_out else State.FEEDBACK_STATE_JOINED, "")
+                said = State.FEEDBACK_STATE_SUPERSEDED
+                if state not in (LIVE if by else _NOT_PENDING):  # a default reward that was superseded stays so
+                    outcome = (State.FEEDBACK_STATE_HELD_OUT if is_held_out(prediction_id) else State.FEEDBACK_STATE_JOINED, "")
+            if outcome and state not in FINAL:
+                self._set(feedback, *outcome, was=state)
+        return True
 
     def _refusal(self, signal: str, label: str | None, age: float) -> tuple[int, str] | None:
+        """Why a judgement can never be used: a function of what was sent alone."""
         if age > self._window:
-            return State.FEEDBACK_STATE_EXPIRED, f"accepted {age:.0f} s after its prediction; the feedback window is {self._window:.0f} s"
+            return State.FEEDBACK_STATE_EXPIRED, self._late(age)
         if label not in self._labels:
             return State.FEEDBACK_STATE_REJECTED, f"the model has no label {label!r}"
         if not signal:
             return State.FEEDBACK_STATE_REJECTED, "it carries no signal"
         return None
+
+    def _late(self, age: float) -> str:
+        return f"accepted {age:.0f} s after its prediction; the feedback window is {self._window:.0f} s"
 
     def _set(self, feedback: int, state: int, reason: str, *, was: int | None = None) -> None:
         if state != was:

@@ -78,13 +78,17 @@ class Journal(Versions, JournalRows):
             )
         _count(joiner)
 
-    def expire(self, joiner: Joiner, partitions: Sequence[int], history: float) -> None:
-        """Give up on what can no longer be joined; forget examples older than `history` seconds."""
+    def expire(self, joiner: Joiner, partitions: Sequence[int], history: float) -> bool:
+        """Give up on what can no longer be joined; forget what is older than `history` seconds. True where there is more to do."""
         with self.transaction() as db:
             read_until = dict(db.execute("SELECT partition, read_until FROM positions").fetchall())
-            joiner.expire(min((read_until.get(partition, 0.0) for partition in partitions), default=0.0))
-            joiner.forget(self._clock() - history)
+            now = self._clock()
+            until = min((read_until.get(partition, 0.0) for partition in partitions), default=0.0)
+            more = joiner.expire(min(until, now))  # an event of the future, by a clock that jumped, ends nothing early
+            joiner.forget(now - history)
+            db.execute("DELETE FROM dead_letters WHERE set_aside_at < ?", (now - history,))
         _count(joiner)
+        return more
 
     # Rows
 
@@ -96,10 +100,11 @@ class Journal(Versions, JournalRows):
         with self.transaction() as db:
             row = self._append("train", recipe, body, digest)
             db.executemany(
-                "UPDATE feedback SET state = ?, row = ?, version = ?, reason = '', uses = uses + 1 WHERE id = ?",
-                [(State.FEEDBACK_STATE_TRAINED, row.row, row.version, feedback) for feedback in batch.new],
+                "UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, reason = '', uses = uses + 1 WHERE id = ?",
+                [(State.FEEDBACK_STATE_TRAINED, row.row, row.row, row.version, feedback) for feedback in batch.new],
             )
-            db.executemany("UPDATE feedback SET uses = uses + 1 WHERE id = ?", [(feedback,) for feedback in batch.replayed])
+            replayed = [(row.row, feedback) for feedback in batch.replayed]
+            db.executemany("UPDATE feedback SET uses = uses + 1, last_row = ? WHERE id = ?", replayed)
         telemetry.counter("feedback_outcomes_total").labels("trained").inc(len(batch.new))
         return row
 
@@ -139,7 +144,8 @@ class Journal(Versions, JournalRows):
     def _redo(self, rows: Span, version: int | None) -> None:
         """What these rows introduced, and what was not taken back since, is learnt again, from `version` on."""
         undone = (State.FEEDBACK_STATE_QUARANTINED, State.FEEDBACK_STATE_JOINED)
-        self.db.execute(_STAND_AGAIN, (State.FEEDBACK_STATE_TRAINED, version, *rows, *undone))
+        again = self.db.execute(_STAND_AGAIN, (State.FEEDBACK_STATE_TRAINED, version, *rows, *undone))
+        telemetry.counter("feedback_outcomes_total").labels("trained").inc(again.rowcount)
 
     def note(self, decision: str, recipe: Recipe, **details: Any) -> None:
         """Record a decision that makes no version."""
@@ -175,10 +181,11 @@ class Journal(Versions, JournalRows):
     def give_back(self, feedback: Sequence[int]) -> None:
         """Let feedback of refused steps be taken again, once."""
         with self.transaction() as db:
-            db.executemany(
+            back = db.executemany(
                 "UPDATE feedback SET state = ?, reason = '', returned = 1 WHERE id = ? AND state = ? AND returned = 0",
                 [(State.FEEDBACK_STATE_JOINED, one, State.FEEDBACK_STATE_QUARANTINED) for one in feedback],
             )
+        telemetry.counter("feedback_outcomes_total").labels("joined").inc(back.rowcount)
 
     def _append(self, kind: str, recipe: Recipe, body: Mapping[str, Any], digest: bytes | None, *, version: int | None = None) -> Row:
         if digest is not None and version is None:

@@ -131,7 +131,7 @@ class LearnerLoop:
             _log.warning("the event log cannot be reached; going on with what was read", reason=error.reason)
             self._read_again_at = time.monotonic() + _READ_AGAIN
             return
-        if page.records:
+        if page.records or self._has_chores():  # an end of the log that is reached passes the time too
             parts.journal.ingest(page, parts.joiner)
 
     def _seconds_until_due(self) -> float:
@@ -215,13 +215,17 @@ class LearnerLoop:
         if time.monotonic() - self._released_at > _RELEASE:
             self._released_at = time.monotonic()
             parts.log.release(parts.journal.positions())
-        if time.monotonic() - self._chores_at < _CHORES:
+        if not self._has_chores():
             return
         self._chores_at = time.monotonic()
         parts.publication.check()
-        parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history)
+        if parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history):
+            self._chores_at -= _CHORES - _RELEASE
         kept = parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history)
         parts.publication.publisher.collect([*kept, *parts.examiner.needs, parts.publication.candidate])
+
+    def _has_chores(self) -> bool:
+        return time.monotonic() - self._chores_at >= _CHORES
 
     def _save(self, *, wait: bool) -> None:
         with self._parts.journal.transaction():  # under the lease: the newest row is ours, and these tensors are what it left

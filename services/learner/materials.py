@@ -96,6 +96,8 @@ def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         micro_batch=settings.micro_batch,
+        expert_weight=settings.expert_weight,
+        expert_share=settings.expert_share,
         seed=settings.seed,
         task_data=task_data,
         threads=settings.learner_threads or os.cpu_count() or 1,

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 
 from liveloop.errors import NotFound
 from liveloop.tasks import FeedbackExample, LabelledExample
+from liveloop.v1.events_pb2 import SOURCE_EXPERT
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.joiner import NOBODY
 
 _REPLAYABLE = (
     "FROM feedback INDEXED BY feedback_for_replay WHERE uses = 1"
     f" AND state IN ({State.FEEDBACK_STATE_TRAINED}, {State.FEEDBACK_STATE_SERVED})"
 )
 """Learnt from once: each feedback is used at most twice online."""
+_HELD_OUT = """
+SELECT id FROM feedback JOIN predictions USING (prediction_id) WHERE state = ? AND feedback.judge != ? ORDER BY id DESC LIMIT ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class MicroBatch:
     task: tuple[int, ...]  # indices into the task data
     feedback_examples: tuple[FeedbackExample, ...]  # of new, then of replayed
     task_examples: tuple[LabelledExample, ...]
+    by_expert: tuple[bool, ...] = ()  # who said it, beside feedback_examples; none: no expert did
 
 
 class MicroBatches:
@@ -60,8 +66,15 @@ class MicroBatches:
 
     def build(self, new: Sequence[int], replayed: Sequence[int], task: Sequence[int]) -> MicroBatch:
         """The micro-batch of these ids. Raises NotFound when an example is no longer kept."""
-        examples = tuple(self._example(feedback) for feedback in (*new, *replayed))
-        return MicroBatch(tuple(new), tuple(replayed), tuple(task), examples, tuple(self._task_rows[index] for index in task))
+        found = [self._example(feedback) for feedback in (*new, *replayed)]
+        return MicroBatch(
+            tuple(new),
+            tuple(replayed),
+            tuple(task),
+            tuple(example for example, _ in found),
+            tuple(self._task_rows[index] for index in task),
+            tuple(source == SOURCE_EXPERT for _, source in found),
+        )
 
     def traces(self, feedback: Sequence[int]) -> list[Trace]:
         """Where those of `feedback` came from that came with a call that was traced."""
@@ -70,10 +83,9 @@ class MicroBatches:
         return [Trace(*row) for row in found if row]
 
     def held_out(self, limit: int) -> dict[str, FeedbackExample]:
-        """The newest held-out feedbacks, by a name that stays theirs."""
-        query = "SELECT id FROM feedback JOIN predictions USING (prediction_id) WHERE state = ? ORDER BY id DESC LIMIT ?"
-        rows = self._db.execute(query, (State.FEEDBACK_STATE_HELD_OUT, limit)).fetchall()
-        return {f"feedback:{feedback}": self._example(feedback) for (feedback,) in rows}
+        """The newest held-out feedbacks that somebody gave, by a name that stays theirs: a default reward says nothing about a model."""
+        rows = self._db.execute(_HELD_OUT, (State.FEEDBACK_STATE_HELD_OUT, NOBODY, limit)).fetchall()
+        return {f"feedback:{feedback}": self._example(feedback)[0] for (feedback,) in rows}
 
     def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
         """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""
@@ -93,16 +105,17 @@ class MicroBatches:
         query = "SELECT 1 FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?"
         return self._db.execute(query, (feedback,)).fetchone() is not None
 
-    def _example(self, feedback: int) -> FeedbackExample:
+    def _example(self, feedback: int) -> tuple[FeedbackExample, int]:
+        """The example and its source; its weight is that of anybody's word."""
         row = self._db.execute(
-            "SELECT text, predictions.label, signal, rating, feedback.label"
+            "SELECT text, predictions.label, signal, rating, feedback.label, source"
             " FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?",
             (feedback,),
         ).fetchone()
         if row is None:
             raise NotFound(f"the example of feedback {feedback} is no longer kept")
-        text, answered, signal, rating, corrected = row
+        text, answered, signal, rating, corrected, source = row
         if signal == "correction":
-            return FeedbackExample(text, self._label_index[corrected], +1, 1.0)
+            return FeedbackExample(text, self._label_index[corrected], +1, 1.0), source
         strength = 2.0 * rating - 1.0 if signal == "rating" else (1.0 if signal == "up" else -1.0)
-        return FeedbackExample(text, self._label_index[answered], +1 if strength >= 0 else -1, abs(strength))
+        return FeedbackExample(text, self._label_index[answered], +1 if strength >= 0 else -1, abs(strength)), source

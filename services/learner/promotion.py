@@ -30,7 +30,8 @@ _WORKED_WITHIN = 1800.0
 _CHANNELS = f"(channel = {Channel.CURRENT} AND answered_by > :after OR channel = {Channel.BLESSED} AND answered_by = :blessed)"
 _JUDGEMENTS = f"""
 SELECT channel, judge, CASE signal WHEN 'down' THEN 1.0 WHEN 'rating' THEN 1 - rating WHEN 'correction' THEN said != answered ELSE 0.0 END
-FROM (SELECT id, prediction_id, judge, signal, rating, label AS said, state FROM feedback ORDER BY id DESC LIMIT {_NEWEST})
+FROM (SELECT id, prediction_id, judge, signal, rating, label AS said, state FROM feedback
+  WHERE judge != x'' ORDER BY id DESC LIMIT {_NEWEST}) -- without default rewards: nobody's judgement
 JOIN (SELECT prediction_id, channel, version AS answered_by, label AS answered, created_at FROM predictions) USING (prediction_id)
 WHERE state IN ({",".join(map(str, LIVE))}) AND created_at > :since AND {_CHANNELS} ORDER BY id DESC
 """  # noqa: S608  no input in it

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS positions (
   read_until REAL NOT NULL
 );
 
--- The join store. A prediction that was judged stays for `history`, another for the feedback window. UUIDv7 keys are in order of time.
+-- The join store. A prediction that was judged stays for `history`, another for the feedback window. UUIDv7 keys are in order of time;
+-- those of labelled rows, `example:` and an id, come after them all.
 CREATE TABLE IF NOT EXISTS predictions (
   prediction_id TEXT PRIMARY KEY,
   text TEXT NOT NULL,
@@ -30,13 +31,15 @@ CREATE TABLE IF NOT EXISTS predictions (
   not_shown INTEGER NOT NULL         -- 1: perhaps nobody saw it
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS predictions_by_asker ON predictions (asker);
+CREATE INDEX IF NOT EXISTS examples_by_time ON predictions (created_at, prediction_id) WHERE prediction_id >= 'example:';
 
--- Every feedback that was ever accepted, and what became of it. An id is never given again: rows name what was erased by it alone.
+-- Every feedback that was accepted, and what became of it; it goes when it is older than `history` and nothing younger names it. An id is
+-- never given again: rows name what was erased by it alone.
 CREATE TABLE IF NOT EXISTS feedback (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   prediction_id TEXT NOT NULL,
   feedback_id TEXT NOT NULL,
-  judge BLOB NOT NULL,
+  judge BLOB NOT NULL,               -- keyed hash; empty: the default reward
   accepted_at REAL NOT NULL,
   signal TEXT NOT NULL,              -- up, down, rating, correction, retraction
   rating REAL,
@@ -52,6 +55,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   version INTEGER NOT NULL DEFAULT 0,-- the first version that includes it
   served_at REAL,
   uses INTEGER NOT NULL DEFAULT 0,   -- steps it took part in, replays included
+  last_row INTEGER NOT NULL DEFAULT 0, -- the newest journal row that names it, replays included
   returned INTEGER NOT NULL DEFAULT 0, -- it was given back once after a refusal
   UNIQUE (prediction_id, feedback_id)
 );

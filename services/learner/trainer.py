@@ -12,6 +12,7 @@ from blake3 import blake3
 from liveloop.tasks import Task
 from liveloop.tasks.flat import as_bf16
 from liveloop.v1.weights_pb2 import Layout
+from services.learner.experts import weighted
 from services.learner.micro_batch import MicroBatch
 
 
@@ -24,6 +25,8 @@ class Recipe:
     ema_decay: float
     clip_norm: float
     micro_batch: int  # nominal size: what the feedback loss is divided by at the least
+    expert_weight: float  # what an expert's word weighs, where anybody else's weighs 1
+    expert_share: float  # of a step's places, whose weight experts have at the most together
     seed: int
     task_data: str  # digest of the task data the row's indices point into
     threads: int
@@ -82,9 +85,8 @@ class Trainer:
         torch.manual_seed(recipe.seed * 1_000_003 + row)
         self._gradients.zero_()
         zero = torch.zeros((), device=self._master.device)
-        feedback_loss = (
-            self._task.feedback_loss(self._model, batch.feedback_examples, recipe.micro_batch) if batch.feedback_examples else zero
-        )
+        feedback = weighted(batch, nominal=recipe.micro_batch, weight=recipe.expert_weight, share=recipe.expert_share)
+        feedback_loss = self._task.feedback_loss(self._model, feedback, recipe.micro_batch) if feedback else zero
         task_loss = self._task.task_loss(self._model, batch.task_examples) if batch.task_examples else zero
         (task_loss + recipe.feedback_weight * feedback_loss).backward()  # type: ignore[no-untyped-call]
         return StepReport(task_loss.item(), feedback_loss.item(), self._gradients.norm().item())

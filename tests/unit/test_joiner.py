@@ -25,7 +25,8 @@ from liveloop.v1.events_pb2 import (
 )
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner import joiner as module
-from services.learner.joiner import Joiner, is_held_out, time_of
+from services.learner.joiner import Joiner, is_held_out
+from services.learner.retention import time_of
 
 WINDOW = 100.0
 START = 1_700_000_000.0

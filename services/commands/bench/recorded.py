@@ -74,6 +74,8 @@ def record(source: Source, settings: Settings, *, learning_rate: float, steps: i
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         micro_batch=settings.micro_batch,
+        expert_weight=settings.expert_weight,
+        expert_share=settings.expert_share,
         seed=settings.seed,
         task_data="",
         threads=torch.get_num_threads(),

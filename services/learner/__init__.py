@@ -1,7 +1,7 @@
 """The learner: reads events, joins, steps, guards, journals, publishes. The only writer of weights.
 
 joiner.py         what becomes of a feedback, whatever the order in which events arrive
-retention.py      what goes from the join store, and when
+judgements.py     a judgement as the table has it; retention.py: what goes from the join store, and when
 micro_batch.py    what one step learns from; experts.py: what experts' words weigh in it
 trainer.py        master, moments and EMA; one optimiser step
 guard.py          the cheap checks before a step

@@ -7,29 +7,18 @@ counts. What can no longer change is final: nothing that comes later brings it b
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import uuid
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from blake3 import blake3
 
 from liveloop.times import unix_seconds
-from liveloop.v1.events_pb2 import (
-    CHANNEL_BLESSED,
-    SOURCE_HUMAN,
-    SOURCE_IMPLICIT,
-    THUMB_UP,
-    Event,
-    ExampleEvent,
-    FeedbackEvent,
-    PodReport,
-    PredictionEvent,
-)
+from liveloop.v1.events_pb2 import CHANNEL_BLESSED, Event, ExampleEvent, FeedbackEvent, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
-from services.learner.retention import EXAMPLE, ROUND, Retention, Unjudged, time_of
+from services.learner.judgements import INSERT, NOBODY, Judgement, of_example, of_feedback, of_silence
+from services.learner.retention import ROUND, Retention, time_of
 
 HELD_OUT_SHARE = 10
 """One prediction in this many is kept to check the model with."""
@@ -43,45 +32,13 @@ LIVE = (
 )
 FINAL = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
 """Given up, or refused: also by an operator, for whom a dropped judgement remains the last word of its judge."""
-NOBODY = b""
-"""The judge of a default reward."""
-_DEFAULT_REWARDS = uuid.UUID("5b0f8d0e-9a3b-5c61-8e57-3f7a7c1d9a44")
-"""The name space of their ids."""
 _ORPHAN = "its prediction was not read within the feedback window"
 _NOT_PENDING = tuple(state for state in State.values() if state != State.FEEDBACK_STATE_PENDING)
 _NEW_PREDICTION = "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_NEW_FEEDBACK = """
-INSERT OR IGNORE INTO feedback
-(prediction_id, feedback_id, judge, accepted_at, signal, rating, label, source, client, reasons, comment, traceparent, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
 _JUDGEMENTS = """
 SELECT id, judge, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge IN (?, ?)
 ORDER BY accepted_at DESC, feedback_id DESC
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A feedback as the table has it, before it is known what becomes of it."""
-
-    prediction_id: str
-    feedback_id: str
-    judge: bytes
-    accepted_at: float
-    signal: str
-    rating: float | None = None
-    label: str | None = None  # of a correction
-    source: int = SOURCE_HUMAN
-    client: str = ""
-    reasons: str = "[]"
-    comment: str = ""
-    traceparent: str = ""
-
-
-def default_reward_id(prediction_id: str) -> str:
-    """The id of the feedback that silence is taken for."""
-    return str(uuid.uuid5(_DEFAULT_REWARDS, prediction_id))
 
 
 def is_held_out(prediction_id: str) -> bool:
@@ -136,7 +93,7 @@ class Joiner:
         unjudged = self._retention.unjudged(limit)
         rewarded = [one for one in unjudged if not one.not_shown] if self._default_reward is not None else []
         for one in rewarded:
-            self._reward(one)
+            self._add(of_silence(one.prediction_id, one.created_at + self._window, self._default_reward))
         self.resolve()
         self._retention.remove(sorted({one.prediction_id for one in unjudged} - {one.prediction_id for one in rewarded}))
         return len(unjudged) == ROUND
@@ -183,68 +140,22 @@ class Joiner:
         return created_at
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
-        feedback, accepted_at = event.feedback, unix_seconds(event.accepted_at)
-        if self._is_excluded(event.judge):
-            return accepted_at
-        signal: str = feedback.WhichOneof("signal") or ""
-        if signal == "thumb":
-            signal = "up" if feedback.thumb == THUMB_UP else "down"
-        self._add(
-            Judgement(
-                prediction_id=feedback.prediction_id,
-                feedback_id=feedback.feedback_id,
-                judge=event.judge,
-                accepted_at=accepted_at,
-                signal=signal,
-                rating=feedback.rating if signal == "rating" else None,
-                label=feedback.correction.label if signal == "correction" else None,
-                source=feedback.source or SOURCE_HUMAN,
-                client=event.client,
-                reasons=json.dumps(list(feedback.reasons)),
-                comment=feedback.comment,
-                traceparent=event.traceparent,
-            )
-        )
-        return accepted_at
+        if not self._is_excluded(event.judge):
+            self._add(of_feedback(event))
+        return unix_seconds(event.accepted_at)
 
     def _take_example(self, example: ExampleEvent) -> float:
         """A labelled row: a correction whose prediction is the row itself, of the time at which it was accepted."""
-        accepted_at, name = unix_seconds(example.accepted_at), EXAMPLE + example.example_id
-        if self._is_excluded(example.judge):
-            return accepted_at
-        self._db.execute(_NEW_PREDICTION, (name, example.input.text, example.label, 0, 1.0, 1.0, accepted_at, 0, example.judge, False))
-        self._add(
-            Judgement(
-                prediction_id=name,
-                feedback_id=example.example_id,
-                judge=example.judge,
-                accepted_at=accepted_at,
-                signal="correction",
-                label=example.label,
-                source=example.source or SOURCE_HUMAN,
-                client=example.client,
-                traceparent=example.traceparent,
-            )
-        )
-        return accepted_at
-
-    def _reward(self, one: Unjudged) -> None:
-        """What silence says, once: its id follows from the prediction's, and its time is the end of the window."""
-        self._add(
-            Judgement(
-                prediction_id=one.prediction_id,
-                feedback_id=default_reward_id(one.prediction_id),
-                judge=NOBODY,
-                accepted_at=one.created_at + self._window,
-                signal="rating",
-                rating=self._default_reward,
-                source=SOURCE_IMPLICIT,
-            )
-        )
+        one = of_example(example)
+        if not self._is_excluded(example.judge):
+            text = example.input.text
+            self._db.execute(_NEW_PREDICTION, (one.prediction_id, text, example.label, 0, 1.0, 1.0, one.accepted_at, 0, one.judge, False))
+            self._add(one)
+        return one.accepted_at
 
     def _add(self, one: Judgement) -> None:
         """Store a judgement that was not read before."""
-        added = self._db.execute(_NEW_FEEDBACK, (*astuple(one), State.FEEDBACK_STATE_PENDING))
+        added = self._db.execute(INSERT, (*astuple(one), State.FEEDBACK_STATE_PENDING))
         if added.rowcount:
             self._unresolved[one.prediction_id, one.judge] += 1
 

@@ -11,7 +11,7 @@ from liveloop.errors import NotFound
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.v1.events_pb2 import SOURCE_EXPERT
 from liveloop.v1.learner_pb2 import FeedbackState as State
-from services.learner.joiner import NOBODY
+from services.learner.judgements import NOBODY
 
 _REPLAYABLE = (
     "FROM feedback INDEXED BY feedback_for_replay WHERE uses = 1"

@@ -15,8 +15,6 @@ ROUND = 5000
 """Rows of a table looked at in one round: some 10 ms."""
 _WORK_KEPT = 3600.0
 """Seconds for which pods' reports of what they computed stay, and pods that fell silent: longer than they count as evidence."""
-EXAMPLE = "example:"
-"""What the name of a labelled row begins with, where another example has its prediction's id."""
 
 _PENDING = "SELECT id, prediction_id, accepted_at FROM feedback WHERE state = ? AND id > ? ORDER BY id LIMIT ?"
 _UNJUDGED = """

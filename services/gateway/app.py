@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # there are no such classes: these are the types of the stubs
     from liveloop.v1.learner_pb2_grpc import LearnerServiceAsyncStub
 
 _STATIC = Path(__file__).parent / "static"
+_WEB = Path(__file__).parents[2] / "web"  # the browser package: served as it is published
 _TIMEOUT = 10.0  # seconds for one gRPC call
 # Their sentences are for operators: they name addresses and internals.
 _NOT_FOR_CALLERS = {
@@ -59,7 +60,7 @@ class Gateway:
 
     async def submit_feedback(self, request: Request) -> Response:
         """Takes one judgement or a list of them; the token is the authority. Where all are refused, the status is that of the first."""
-        body = await read_json(request)
+        body = await read_json(request, "application/json", "text/plain")  # a page that closes can only send the latter
         if isinstance(body, list):
             body = {"feedback": body}
         elif isinstance(body, dict) and "feedback" not in body:
@@ -120,8 +121,9 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
         ("/v1/versions", "GET", gateway.versions),
     ):
         app.add_api_route(path, handler, methods=[method], **openapi.ROUTES[path])
-    for path, page in (("/", "index.html"), ("/docs", "docs.html")):
-        app.add_api_route(path, _page(page), methods=["GET", "HEAD"], include_in_schema=False)
+    pages = {"/": _STATIC / "index.html", "/docs": _STATIC / "docs.html"} | {f"/static/{file.name}": file for file in _WEB.glob("*.js")}
+    for path, file in pages.items():
+        app.add_api_route(path, _page(file), methods=["GET", "HEAD"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_exception_handler(LiveloopError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -138,9 +140,9 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
     return Edge(app)  # outermost, so that no answer goes without its headers
 
 
-def _page(name: str) -> Callable[[], Awaitable[FileResponse]]:
+def _page(file: Path) -> Callable[[], Awaitable[FileResponse]]:
     async def page() -> FileResponse:
-        return FileResponse(_STATIC / name)
+        return FileResponse(file)
 
     return page
 

@@ -26,14 +26,15 @@ HEADERS = {
 }
 
 
-async def read_json(request: Request) -> Any:
-    """The body as JSON. Only `application/json` is taken: a web page of another origin cannot send that without asking first.
+async def read_json(request: Request, *types: str) -> Any:
+    """The body as JSON. Only `application/json` is taken where no other `types` are named: a web page of another origin cannot send that
+    without asking first.
 
     Raises:
         HttpError: larger than BODY_LIMIT (413), or of another content type (415).
         InvalidInput: not UTF-8, or not JSON.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in (types or ("application/json",)):
         raise HttpError(415, "send the body with the header Content-Type: application/json")
     body = await _read_limited(request)
     try:

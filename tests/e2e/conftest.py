@@ -1,4 +1,5 @@
-"""Loops of real processes with the real demo model: one that all tests of a session share, and new ones for tests that break things."""
+"""Loops of real processes with the real demo model: one that all tests of a session share, and new ones for tests that break things;
+and a real Chromium."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
 from liveloop.settings import Settings
@@ -17,6 +19,16 @@ from services.commands.assets import demo_assets
 from services.commands.processes import free_settings
 from services.commands.raters import read_study
 from tests.e2e.running import LIVELOOP, STARTED, Running
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",  # the tests may run as root in a container, where Chromium cannot have one
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 class NewLoop(Protocol):
@@ -90,3 +102,13 @@ def new_loop(template: Path, tmp_path: Path) -> Iterator[NewLoop]:
     yield make
     for running in made:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert chromium, "there is no Chromium to show the page in: apt install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

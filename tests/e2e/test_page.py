@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from services.learner.joiner import is_held_out
 from tests.e2e.running import PATIENCE, Running
 
-FLAGS = [
-    "--no-sandbox",  # the tests may run as root in a container, where Chromium cannot have one
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 ANSWER = r"(?P<label{0}>\w+) (?P<score{0}>[01]\.\d\d) \(version (?P<version{0}>\d+)"
 CHANGE = re.compile(
     rf"{ANSWER.format(1)}\) → {ANSWER.format(2)}[,;] first included (?P<seconds>\d+\.\d) s after your thumb(, in version \d+)?\)"
     rf" → (settled|still learning) {ANSWER.format(3)}\)"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert chromium, "there is no Chromium to show the page in: apt install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -18,10 +18,16 @@ class Settings(BaseSettings):
 
     data: Path = Field(Path("liveloop-data"), description="folder with all state of an embedded run")
     cache: Path = Field(Path("~/.cache/liveloop"), description="folder of the demo's model and data, and of finished warm starts")
-    events_url: str = Field("", description="sqlite:///FILE or kafka://HOST:PORT,HOST:PORT/TOPIC; empty: events.db in the data folder")
+    events_url: str = Field("", description="sqlite:///FILE or kafka[s]://HOST:PORT,HOST:PORT/TOPIC; empty: events.db in the data folder")
     weights_url: str = Field("", description="file:///FOLDER or redis://HOST:PORT (docs/operations.md); empty: weights/ in the data folder")
     redis_password_file: Path | None = Field(None, description="password of Redis, one line; read again for every new connection")
     redis_ca_file: Path | None = Field(None, description="certificate authority of Redis with TLS, PEM; empty: the system's")
+    kafka_username: str = Field("", description="user of Kafka; empty: none is asked for")
+    kafka_password_file: Path | None = Field(None, description="its password, one line; read again for every new connection")
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field("SCRAM-SHA-512", description="how it logs in")
+    kafka_ca_file: Path | None = Field(None, description="certificate authority of Kafka with TLS, PEM; empty: the system's")
+    kafka_cert_file: Path | None = Field(None, description="certificate to show to Kafka, PEM; empty: none")
+    kafka_key_file: Path | None = Field(None, description="the key of that certificate, PEM, not encrypted")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
 
     inference_listen: str = Field("127.0.0.1:50051", description="gRPC address of the inference service, host:port")
@@ -42,6 +48,7 @@ class Settings(BaseSettings):
     history: float = Field(30 * 86_400.0, gt=0, description="seconds for which trained examples stay, so that the journal can be redone")
     ack: Literal["local", "broker"] = Field("local", description="acknowledge feedback after the local fsync, or after Kafka has it")
     log_capacity: int = Field(1 << 30, ge=1 << 20, description="bytes an event log file or outbox may hold")
+    retention: float = Field(7 * 86_400.0, gt=0, description="seconds that a Kafka topic which liveloop has to create keeps its records")
     topic_partitions: int = Field(6, ge=1, description="partitions of a Kafka topic that liveloop has to create")
 
     pod: str = Field("", description="this pod's name in reports; empty: host name and process id")
@@ -74,9 +81,11 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
 
     @model_validator(mode="after")
-    def _history_covers_the_window(self) -> Self:
+    def _what_is_kept_covers_the_window(self) -> Self:
         if self.history < self.feedback_window:
             raise ValueError("history must not be shorter than feedback_window")
+        if self.retention < self.feedback_window:
+            raise ValueError("retention must not be shorter than feedback_window")
         return self
 
     @model_validator(mode="after")

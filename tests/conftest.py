@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.servers import KafkaServer, ValkeyServer
+from tests.kafka_servers import KafkaServer
+from tests.servers import ValkeyServer
 
 # A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs after them; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import select
 import socket
 import ssl
@@ -13,10 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.servers import ValkeyServer, free_port, valkey, wait_until
 
@@ -152,38 +146,6 @@ class Cluster:
 
 def _slots(client: redis.Redis) -> list[list[Any]]:
     return client.execute_command("CLUSTER SLOTS")  # type: ignore[no-any-return, no-untyped-call]
-
-
-class Authority:
-    """A certificate authority of this test alone: `file` is what its clients trust."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        authority = self._signed(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
-        self.file = folder / "ca.pem"
-        self.file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-
-    def context(self, address: str) -> ssl.SSLContext:
-        """What a server at an IP address shows."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        certificate = self._signed(x509.Name([]), key.public_key(), names)
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        chain = self._folder / f"{address}.pem"
-        chain.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(chain)
-        return context
-
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        days = datetime.timedelta(days=1)
-        builder = x509.CertificateBuilder(subject_name=subject, issuer_name=self._name, public_key=key)
-        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - days).not_valid_after(now + days)
-        return builder.add_extension(extension, critical=True).sign(self._key, hashes.SHA256())
 
 
 class TlsProxy:

@@ -1,11 +1,8 @@
-"""A real Kafka broker and a real Valkey server for the tests, each a child process in a folder of its own. Knows no test."""
+"""A real server for the tests as a child process in a folder of its own, and a Valkey; Kafka is in kafka_servers. Knows no test."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,12 +11,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
-
-_ROOT = Path(__file__).resolve().parent.parent
-_LIBRARIES = _ROOT / ".cache" / "kafka" / "libs"
-_CLUSTER = "bGl2ZWxvb3AtdGVzdHMtMQ"  # any 16 bytes in base64
 _START_SECONDS = 60.0
 
 
@@ -61,10 +52,15 @@ class Server:
         """The server serves."""
         raise NotImplementedError
 
-    def start(self) -> None:
-        """Run it, and return once it answers."""
+    def launch(self) -> None:
+        """Run it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder)
+
+    def start(self) -> None:
+        """Run it, and return once it answers."""
+        self.launch()
+        assert self._process
         deadline = time.monotonic() + _START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -106,35 +102,10 @@ class Server:
             process.kill()
             process.wait()
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
+        """Somebody takes connections at its port."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-class KafkaServer(Server):
-    """One broker that is its own controller. Needs Java 17 and, the first time, Maven."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.bootstrap = f"127.0.0.1:{self.port}"
-        self._properties = folder / "server.properties"
-        self._properties.write_text(_broker_properties(folder, self.port, free_port()))
-        format_storage = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(self._properties)]
-        subprocess.run([*_java(), *format_storage], check=True, capture_output=True)
-
-    def command(self) -> list[str]:
-        """What runs."""
-        return [*_java(), "kafka.Kafka", str(self._properties)]
-
-    def answers(self) -> bool:
-        """The broker tells its metadata."""
-        if not self._listens():
-            return False
-        try:
-            KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=2000).close()
-        except KafkaError:
-            return False
-        return True
 
 
 class ValkeyServer(Server):
@@ -170,50 +141,3 @@ def valkey() -> str:
     assert package
     assert package.submodule_search_locations
     return str(next(Path(package.submodule_search_locations[0]).glob("_binaries/*/valkey-server")))
-
-
-def _broker_properties(folder: Path, port: int, controller: int) -> str:
-    return f"""
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={folder / "data"}
-auto.create.topics.enable=false
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-# A heap of 256 MB is too small for the cleaner's default buffer: the cleaner would die and the broker go on without it.
-log.cleaner.dedupe.buffer.size=4194304
-num.network.threads=2
-num.io.threads=2
-"""
-
-
-def _java() -> list[str]:
-    java = shutil.which("java")
-    if java is None:
-        raise RuntimeError("the tests need a real Kafka: install Java 17 or newer, and Maven")
-    return [java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m", "-cp", f"{_libraries()}/*"]
-
-
-def _libraries() -> Path:
-    """The broker's jars, fetched once; of several processes one fetches and the others wait."""
-    _LIBRARIES.parent.mkdir(parents=True, exist_ok=True)
-    with (_LIBRARIES.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _LIBRARIES.exists():
-            partial = _LIBRARIES.with_name(f"libs.{os.getpid()}")
-            pom = _ROOT / "tests" / "kafka" / "pom.xml"
-            maven = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
-            fetched = subprocess.run(maven, check=False, capture_output=True, text=True)
-            if fetched.returncode:
-                raise RuntimeError(f"Maven could not fetch the Kafka broker:\n{fetched.stdout[-2000:]}{fetched.stderr[-2000:]}")
-            partial.rename(_LIBRARIES)
-    return _LIBRARIES

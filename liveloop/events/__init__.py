@@ -4,7 +4,7 @@ codec.py     an event's partition and content digest, the bytes of a record
 sqlite.py    SqliteLog: the embedded log, and the outbox of the distributed one
 database.py  one SQLite file that processes share; locks.py: locks that die with their holder
 intake.py    Intake: many callers, one writer thread, one fsync per group
-kafka.py     KafkaLog: Apache Kafka
+kafka.py     KafkaLog: Apache Kafka; kafka_client.py: how to get in, what a failure means; kafka_topic.py: its topic
 relay.py     Relay: moves an outbox to Kafka; outbox.py: which outbox belongs to whom
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from liveloop.errors import Misconfigured
 from liveloop.settings import Settings, host_port
@@ -81,18 +81,38 @@ def open_log(settings: Settings) -> EventLog:
         from liveloop.events.sqlite import SqliteLog
 
         return SqliteLog(Path(url.path), capacity=settings.log_capacity, window=settings.feedback_window)
-    topic = url.path.strip("/")
-    if url.scheme == "kafka" and url.netloc and topic and "/" not in topic:
-        try:
-            from liveloop.events.kafka import KafkaLog  # an extra, absent where the embedded log is enough
-        except ModuleNotFoundError as error:
-            raise Misconfigured("a kafka:// event log needs kafka-python: install liveloop[kafka]") from error
+    if url.scheme in ("kafka", "kafkas"):
+        return _open_kafka(settings, url)
+    raise Misconfigured("the events URL is none of sqlite:///FILE, kafka://HOST:PORT,HOST:PORT/TOPIC and kafkas://, which is with TLS")
 
-        servers = url.netloc.split(",")
-        for server in servers:
-            host_port(server)
-        return KafkaLog(servers, topic, partitions=settings.topic_partitions)
-    raise Misconfigured(f"the events URL {settings.events!r} is neither sqlite:///FILE nor kafka://HOST:PORT,HOST:PORT/TOPIC")
+
+def _open_kafka(settings: Settings, url: SplitResult) -> EventLog:
+    try:
+        from liveloop.events.kafka import KafkaLog  # an extra, absent where the embedded log is enough
+        from liveloop.events.kafka_client import Access
+        from liveloop.events.kafka_topic import Topic
+    except ModuleNotFoundError as error:
+        raise Misconfigured("a kafka:// event log needs kafka-python: install liveloop[kafka]") from error
+    name = url.path.strip("/")
+    if "@" in url.netloc:
+        raise Misconfigured("the events URL names no user: set kafka_username and kafka_password_file")
+    if not name or "/" in name or url.query or url.fragment:
+        raise Misconfigured("the events URL does not end in the name of one topic: kafka://HOST:PORT,HOST:PORT/TOPIC")
+    servers = tuple(url.netloc.split(","))
+    for server in servers:
+        host_port(server)
+    access = Access(
+        servers,
+        tls=url.scheme == "kafkas",
+        username=settings.kafka_username,
+        password_file=settings.kafka_password_file,
+        mechanism=settings.kafka_sasl_mechanism,
+        ca_file=settings.kafka_ca_file,
+        cert_file=settings.kafka_cert_file,
+        key_file=settings.kafka_key_file,
+    )
+    access.check()
+    return KafkaLog(access, Topic(name, settings.topic_partitions, settings.retention, settings.feedback_window))
 
 
 def open_intake(settings: Settings) -> Intake:

@@ -1,4 +1,4 @@
-"""KafkaLog: the event log on Apache Kafka, positions kept by the reader. Knows kafka-python, not who relays or learns.
+"""KafkaLog: the event log on Apache Kafka, positions kept by the reader. Knows kafka-python, not how to get in, or who relays or learns.
 
 Nothing connects before it is needed. After any trouble the connection is dropped and the next call makes a new one, so that a broker
 that was away, at the start or in between, costs the caller Unavailable until it is back, and nothing else.
@@ -13,34 +13,34 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, TopicAlreadyExistsError
-from kafka.net.compat import KafkaNetClient
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from liveloop.errors import LiveloopError, Unavailable
 from liveloop.events import Page
 from liveloop.events.codec import record_of, rounds
+from liveloop.events.kafka_client import Access, Connections, reason
+from liveloop.events.kafka_topic import MESSAGE_BYTES, Topic
 from liveloop.v1.events_pb2 import Event
 
-_BOOTSTRAP_MS = 3_000
 _REQUEST_MS = 6_000
 _DELIVERY_MS = 10_000
 """Longer than one request, so that a retry fits in; after this an append gives up, and whoever relays tries again."""
-_MESSAGE_BYTES = 8 << 20
-"""Twice what gRPC lets in at most: no accepted event can be too large for a topic made here."""
 _FETCH_WAIT_MS = 100
 
 
 class KafkaLog:
     """An EventLog on one topic. One thread may append while another reads."""
 
-    def __init__(self, servers: Sequence[str], topic: str, *, partitions: int) -> None:
-        """Use `topic` of the cluster at `servers` (host:port); `partitions` is how many to create it with where it is missing."""
-        self._servers = list(servers)
-        self._topic = topic
-        self._partitions = partitions
+    def __init__(self, access: Access, topic: Topic) -> None:
+        """Use `topic` by `access`; its partitions are how many to create it with where it is missing."""
+        self._access = access
+        self._wanted = topic
+        self._topic = topic.name
+        self._partitions = topic.partitions
         self._found = False
         self._producing = threading.Lock()
         self._consuming = threading.Lock()
+        self._connections: dict[str, Connections] = {}  # by what they are for
         self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
         self._at: dict[int, int] = {}  # partition: the consumer's position
@@ -53,20 +53,20 @@ class KafkaLog:
 
     def append(self, events: Sequence[Event]) -> None:
         """See EventLog. Sends record after record within a partition, so that a failure never changes their order."""
-        with self._producing, self._trouble(self._drop_producer):
+        with self._producing, self._trouble(self._drop_producer, "write to"):
             if self._producer is None:
-                self._find_topic()
-                self._producer = self._connect(KafkaProducer, **_PRODUCER)
+                self._find_topic("write to")
+                self._producer = self._connect("write to", KafkaProducer, **_PRODUCER)
             for records in rounds(events, self._partitions):
                 sent = [self._producer.send(self._topic, record, partition=partition) for partition, record in records.items()]
                 _wait_for(sent)
 
     def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
         """See EventLog. A record that cannot be decoded comes as a record without events."""
-        with self._consuming, self._trouble(self._drop_consumer):
+        with self._consuming, self._trouble(self._drop_consumer, "read from"):
             if self._consumer is None:
-                self._find_topic()
-                self._consumer = self._connect(KafkaConsumer, **_CONSUMER)
+                self._find_topic("read from")
+                self._consumer = self._connect("read from", KafkaConsumer, **_CONSUMER)
                 self._consumer.assign([self._partition(number) for number in self.partitions])
             self._seek(self._consumer, positions)
             found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
@@ -115,51 +115,35 @@ class KafkaLog:
         ends = consumer.end_offsets(maybe, _REQUEST_MS) if maybe else {}
         return frozenset(tp.partition for tp, end in ends.items() if self._at[tp.partition] >= end)
 
-    def _find_topic(self) -> None:
+    def _find_topic(self, purpose: str) -> None:
         """Learn how many partitions the topic has; create it where it is missing."""
         if self._found:
             return
-        admin = self._connect(KafkaAdminClient)
+        admin = self._connect(purpose, KafkaAdminClient)
         try:
-            if not (count := self._count(admin)):
-                configs = {"cleanup.policy": "delete", "max.message.bytes": str(_MESSAGE_BYTES)}
-                with suppress(TopicAlreadyExistsError):  # another process was first
-                    admin.create_topics({self._topic: {"num_partitions": self._partitions, "configs": configs}}, wait_for_metadata=True)
-                count = self._count(admin)
+            self._partitions = self._wanted.find_or_create(admin)
         finally:
             admin.close()
-        if not count:
-            raise Unavailable(f"the topic {self._topic} has not appeared yet")
-        self._partitions, self._found = count, True
+        self._found = True
 
-    def _count(self, admin: KafkaAdminClient) -> int:
-        return sum(len(topic["partitions"]) for topic in admin.describe_topics([self._topic]))
-
-    def _connect(self, kind: Callable[..., Any], **config: Any) -> Any:
-        """A client of kafka-python, connected. One that cannot connect would leave its thread behind, hence the list."""
-        opened: list[KafkaNetClient] = []
-
-        def network(**own: Any) -> KafkaNetClient:
-            opened.append(KafkaNetClient(**own))
-            return opened[-1]
-
-        try:
-            return kind(bootstrap_servers=self._servers, kafka_client=network, **_CLIENT, **config)
-        except BaseException:
-            for client in opened:
-                client.close()
-            raise
+    def _connect(self, purpose: str, kind: Callable[..., Any], **config: Any) -> Any:
+        connections = self._connections[purpose] = Connections(self._access)
+        return connections.client(kind, **config)
 
     @contextmanager
-    def _trouble(self, drop: Callable[[], None]) -> Iterator[None]:
+    def _trouble(self, drop: Callable[[], None], purpose: str) -> Iterator[None]:
+        """Raise what a failure means: its own cause, or, where kafka-python tells of a time-out alone, that of the connection."""
         try:
             yield
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             drop()
             raise LiveloopError(f"a position is not in the topic {self._topic}: removed, or another topic? {error}") from error
         except KafkaError as error:
+            connections = self._connections.pop(purpose, None)
             drop()
-            raise Unavailable(f"Kafka at {','.join(self._servers)} does not do its part: {error}") from error
+            cause = (connections and error.retriable and connections.cause) or error
+            meaning = reason(cause, self._access, doing=f"{purpose} the topic {self._topic}")
+            raise Unavailable(f"Kafka at {self._access} {meaning}") from error
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
@@ -191,18 +175,12 @@ def _wait_for(sent: Sequence[Any]) -> None:
         raise failure
 
 
-_CLIENT: dict[str, Any] = {
-    "client_id": "liveloop",
-    "bootstrap_timeout_ms": _BOOTSTRAP_MS,
-    "request_timeout_ms": _REQUEST_MS,
-    "reconnect_backoff_max_ms": 1000,
-}
 _PRODUCER: dict[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
     "delivery_timeout_ms": _DELIVERY_MS,
     "max_block_ms": _REQUEST_MS,
-    "max_request_size": _MESSAGE_BYTES,
+    "max_request_size": MESSAGE_BYTES,
     "allow_auto_create_topics": False,
     "metrics_enabled": False,
 }

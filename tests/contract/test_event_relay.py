@@ -15,7 +15,8 @@ from liveloop.events import EventLog, open_intake, open_log
 from liveloop.events.sqlite import SqliteLog, Verdict
 from liveloop.settings import Settings
 from liveloop.v1.events_pb2 import Event, Feedback, FeedbackEvent
-from tests.servers import KafkaServer, wait_until
+from tests.kafka_servers import KafkaServer
+from tests.servers import wait_until
 
 
 @pytest.fixture(scope="module")

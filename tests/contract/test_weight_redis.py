@@ -17,7 +17,8 @@ from liveloop.weights.mirror import Copier
 from liveloop.weights.redis_client import parse
 from liveloop.weights.store import BLOB_LIMIT, WeightStore, named
 from liveloop.weights.subscriber import Subscriber
-from tests.redis_servers import Authority, Cluster, SentinelServer, TlsProxy, Watched
+from tests.certificates import Authority
+from tests.redis_servers import Cluster, SentinelServer, TlsProxy, Watched
 from tests.servers import ValkeyServer, free_port, wait_until
 from tests.weight_samples import KEY, Versions
 

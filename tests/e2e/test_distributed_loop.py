@@ -13,7 +13,8 @@ from liveloop.v1.inference_pb2 import FeedbackAck, Prediction
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.commands.processes import free_settings
 from tests.e2e.running import PATIENCE, Running, wait_for
-from tests.servers import KafkaServer, ValkeyServer
+from tests.kafka_servers import KafkaServer
+from tests.servers import ValkeyServer
 
 TEXTS = ("a masterpiece", "dreadful", "it is what it is", "I laughed, I cried, I left", "ok")
 

@@ -1,4 +1,4 @@
-"""What an application imports: `Client` and the errors it raises. Loads nothing heavy; `Client` brings gRPC when it is asked for."""
+"""What an application imports: the clients and the errors they raise. Loads nothing heavy; a client brings gRPC when it is asked for."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from liveloop.errors import (
 )
 
 if TYPE_CHECKING:
-    from liveloop.client import Client
+    from liveloop.client import AsyncClient, Client
+    from liveloop.rows import Row
 
     __version__: str
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "DeadlinePassed",
     "FeedbackConflict",
@@ -34,6 +36,7 @@ __all__ = [
     "NotFound",
     "NotNow",
     "Overloaded",
+    "Row",
     "TokenExpired",
     "TokenForged",
     "Unavailable",
@@ -43,10 +46,14 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Look up what takes time when it is first asked for, so that the command line answers quickly."""
-    if name == "Client":
-        from liveloop.client import Client
+    if name in ("Client", "AsyncClient"):
+        from liveloop import client
 
-        return Client
+        return getattr(client, name)
+    if name == "Row":
+        from liveloop.rows import Row
+
+        return Row
     if name == "__version__":
         from importlib.metadata import version
 

@@ -8,6 +8,7 @@ three, and each needs one field here: they are written and read by their field n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 import grpc
@@ -22,6 +23,7 @@ from liveloop.errors import (
     FeedbackConflict,
     InvalidInput,
     LiveloopError,
+    Misconfigured,
     NotFound,
     NotNow,
     Overloaded,
@@ -53,6 +55,22 @@ _BY_CODE: dict[str, type[LiveloopError]] = {
         WeightsRefused,
     )
 }
+
+
+def channel_credentials(ca: Path | None, cert: Path | None) -> grpc.ChannelCredentials | None:
+    """What a channel with TLS is made with: whom to trust, and the certificate and key to show; None: no TLS.
+
+    Raises Misconfigured when a file cannot be read.
+    """
+    if ca is None:
+        if cert is not None:
+            raise Misconfigured("a client certificate is shown with TLS alone: name the certificate authority too")
+        return None
+    try:
+        own = cert.read_bytes() if cert else None
+        return grpc.ssl_channel_credentials(root_certificates=ca.read_bytes(), private_key=own, certificate_chain=own)
+    except OSError as error:
+        raise Misconfigured(f"the certificate file {error.filename} cannot be read: {error.strerror}") from error
 
 
 def error_of(code: str, reason: str, *, field: str = "", retry_after: float = 0.0) -> LiveloopError:

@@ -35,6 +35,9 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         self.asked = threading.Event()  # a text was asked
         self.answering = threading.Event()  # answers leave while this is set
         self.answering.set()
+        self.keys: list[str] = []  # that calls came with
+        self.full_for: set[str] = set()  # texts of labelled rows that cannot be stored at the next try
+        self.rows: dict[str, inference.LabelledExample] = {}
         self.judged: dict[tuple[str, str], tuple[Feedback, float]] = {}
 
     @property
@@ -55,6 +58,10 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
     def SubmitFeedback(self, request: inference.SubmitFeedbackRequest, context: grpc.ServicerContext) -> inference.SubmitFeedbackResponse:
         self._record(request, context)
         return inference.SubmitFeedbackResponse(acks=[self._accept(feedback) for feedback in request.feedback])
+
+    def SubmitExamples(self, request: inference.SubmitExamplesRequest, context: grpc.ServicerContext) -> inference.SubmitExamplesResponse:
+        self._record(request, context)
+        return inference.SubmitExamplesResponse(acks=[self._take(row) for row in request.examples])
 
     def GetModel(self, request: inference.GetModelRequest, context: grpc.ServicerContext) -> inference.GetModelResponse:
         self._record(request, context)
@@ -141,6 +148,7 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
 
     def _record(self, request: object, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
+        self.keys += [str(value) for name, value in context.invocation_metadata() if name == "authorization"]
         if self.fail_next:
             self._abort(self.fail_next.pop(0), context)
 
@@ -174,6 +182,18 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
             return inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_DUPLICATE)
         self.judged[feedback.prediction_id, feedback_id] = (feedback, time.time())
         return inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_ACCEPTED)
+
+    def _take(self, row: inference.LabelledExample) -> inference.ExampleAck:
+        if row.label not in LABELS:
+            reason = f"the model has no label {row.label!r}"
+            return inference.ExampleAck(
+                id=row.id, status=inference.ACK_STATUS_REJECTED, code="INVALID_ARGUMENT", field="label", reason=reason
+            )
+        if row.input.text in self.full_for:
+            self.full_for.remove(row.input.text)
+            return inference.ExampleAck(id=row.id, status=inference.ACK_STATUS_REJECTED, code="RESOURCE_EXHAUSTED", reason="full")
+        known = self.rows.setdefault(row.id, row) is not row
+        return inference.ExampleAck(id=row.id, status=inference.ACK_STATUS_DUPLICATE if known else inference.ACK_STATUS_ACCEPTED)
 
     def _status(self, feedback_id: str, feedback: Feedback, at: float) -> learner.GetFeedbackStatusResponse:
         status = learner.GetFeedbackStatusResponse(feedback_id=feedback_id, state=learner.FEEDBACK_STATE_JOINED)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
-from liveloop import Client, InvalidInput, NotFound, Overloaded, TokenForged, Unavailable
+from liveloop import AsyncClient, Client, InvalidInput, NotFound, Overloaded, Row, TokenForged, Unavailable
 from liveloop.errors import DeadlinePassed
 from liveloop.v1 import inference_pb2, learner_pb2
-from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP
+from liveloop.v1.events_pb2 import SOURCE_EXPERT, THUMB_DOWN, THUMB_UP
 from tests.unit.fake_services import FakeLoop, serve
 
 
@@ -148,3 +151,61 @@ from liveloop import Client
 assert not {"torch", "kafka", "redis", "pydantic", "numpy", "fastapi"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments_and_words():
+    def methods(kind: type) -> dict[str, object]:
+        return {name: found for name in dir(kind) if not name.startswith("_") and callable(found := getattr(kind, name))}
+
+    blocking, awaited = methods(Client), methods(AsyncClient)
+    assert set(blocking) == set(awaited)
+    for name, method in blocking.items():
+        assert inspect.signature(method) == inspect.signature(awaited[name]), name
+        assert inspect.iscoroutinefunction(awaited[name]), name
+        assert not inspect.iscoroutinefunction(method), name
+        assert method.__doc__, name
+    assert inspect.signature(Client) == inspect.signature(AsyncClient)
+
+
+def test_the_awaited_client_asks_judges_and_tries_again_while_others_run(loop: FakeLoop):
+    async def talk() -> None:
+        async with AsyncClient(loop.target, learner=loop.target) as client:
+            answers = await asyncio.gather(*(client.predict(f"text {number}") for number in range(20)))
+            assert len({answer.prediction_id for answer in answers}) == 20
+            loop.fail_next = [Unavailable("restarting"), Overloaded("full", retry_after=0.01)]
+            ack = await client.feedback(answers[0], "up")
+            assert ack.status == inference_pb2.ACK_STATUS_ACCEPTED
+            assert len({request.feedback[0].feedback_id for request in loop.requests[20:]}) == 1
+            assert (await client.status(answers[0].prediction_id)).feedback_id == ack.feedback_id
+            with pytest.raises(InvalidInput):
+                await client.predict("")
+
+    asyncio.run(talk())
+
+
+def test_a_key_travels_with_every_call_and_a_backend_names_the_judge_by_id_alone(loop: FakeLoop):
+    with Client(loop.target, learner=loop.target, key="secret") as client:
+        client.feedback("0190b5a2-7d4e-7a31-9d5c-0123456789ab", "up", user="ann", source="expert")
+        client.versions()
+    sent = loop.requests[0].feedback[0]
+    assert (sent.prediction_id, sent.feedback_token, sent.user) == ("0190b5a2-7d4e-7a31-9d5c-0123456789ab", "", "ann")
+    assert sent.source == SOURCE_EXPERT
+    assert loop.keys == ["Bearer secret"] * 2
+
+
+def test_rows_are_sent_in_batches_and_what_cannot_be_stored_yet_is_sent_again_alone(loop: FakeLoop):
+    rows = [Row(f"text {number}", "positive") for number in range(300)]
+    loop.full_for = {"text 7", "text 260"}  # at the first try
+    with Client(loop.target) as client:
+        acks = client.learn(rows, source="human")
+        assert [len(request.examples) for request in loop.requests] == [256, 1, 44, 1]
+        assert {ack.status for ack in acks} == {inference_pb2.ACK_STATUS_ACCEPTED}
+        assert [ack.id for ack in acks] == [row.example(0).id for row in rows]
+        assert {ack.status for ack in client.learn(rows)} == {inference_pb2.ACK_STATUS_DUPLICATE}
+
+
+def test_the_id_of_a_row_without_one_follows_from_what_it_says():
+    same = [Row("a", "b"), Row("a", "b", time=datetime(2026, 1, 31, tzinfo=UTC))]
+    others = [Row("ab", ""), Row("a", "b", user="u"), Row("a", "c"), Row("a", "b", id="mine")]
+    assert len({row.example(0).id for row in same}) == 1
+    assert len({row.example(0).id for row in same + others}) == 5

@@ -135,6 +135,10 @@ class Methods:
         request = learner_pb2.GetFeedbackStatusRequest(prediction_id=prediction_id, feedback_id=feedback_id)
         return await self._call(self._learner.GetFeedbackStatus, request)
 
+    async def feedback_summary(self) -> learner_pb2.GetFeedbackSummaryResponse:
+        """How much feedback is in each state, which signals were given, and the 100 commonest reasons."""
+        return await self._call(self._learner.GetFeedbackSummary, learner_pb2.GetFeedbackSummaryRequest())
+
     async def versions(self, limit: int = 20) -> list[learner_pb2.Version]:
         """The newest versions, newest first."""
         request = learner_pb2.ListVersionsRequest(limit=limit)

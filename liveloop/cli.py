@@ -118,6 +118,16 @@ def status(
         report.status(found)
 
 
+@feedback.command()
+def summary(learner_port: LearnerPort = None) -> None:
+    """How much feedback is in each state, and which reasons people gave."""
+    from liveloop import report
+
+    with connect(learner_port=learner_port) as client:
+        found = client.feedback_summary()
+    report.summary(found)
+
+
 @versions.callback()
 def list_versions(
     context: typer.Context,

@@ -94,6 +94,7 @@ class Client:
     retract = _blocking(Methods.retract)
     learn = _blocking(Methods.learn)
     status = _blocking(Methods.status)
+    feedback_summary = _blocking(Methods.feedback_summary)
     versions = _blocking(Methods.versions)
     version = _blocking(Methods.version)
     model = _blocking(Methods.model)

@@ -51,6 +51,13 @@ def status(found: learner_pb2.GetFeedbackStatusResponse) -> None:
     )
 
 
+def summary(found: learner_pb2.GetFeedbackSummaryResponse) -> None:
+    """What is kept of feedback, counted; commonest first."""
+    parts = [("state", found.states), ("signal", found.signals), ("reason", found.reasons)]
+    rows = [(what, str(one.count), one.name) for what, counts in parts for one in sorted(counts, key=lambda one: -one.count)]
+    _table(("by", "count", "name"), rows)
+
+
 def unread(feedback_id: str) -> None:
     """A feedback that was sent from here and that the learner has not read yet."""
     _list(("state", "pending"), ("feedback id", feedback_id), ("reason", "it was sent from here; the learner has not read it yet"))

@@ -15,6 +15,7 @@ from liveloop import telemetry, tracing
 from liveloop.events import Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.joiner import Joiner
+from services.learner.judgements import state_name
 from services.learner.lineage import Span, without
 from services.learner.micro_batch import MicroBatch
 from services.learner.rows import JournalRows, Row
@@ -204,8 +205,3 @@ def _count(joiner: Joiner) -> None:
     for state, count in joiner.outcomes.items():
         telemetry.counter("feedback_outcomes_total").labels(state_name(state)).inc(count)
     joiner.outcomes.clear()
-
-
-def state_name(state: int) -> str:
-    """The short lower-case name of a feedback state."""
-    return State.Name(state).removeprefix("FEEDBACK_STATE_").lower()  # type: ignore[arg-type]

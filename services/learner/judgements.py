@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from liveloop.times import unix_seconds
 from liveloop.v1.events_pb2 import SOURCE_HUMAN, SOURCE_IMPLICIT, THUMB_UP, ExampleEvent, FeedbackEvent
+from liveloop.v1.learner_pb2 import FeedbackState as State
 
 NOBODY = b""
 """The judge of a default reward."""
@@ -95,3 +96,8 @@ def of_silence(prediction_id: str, window_ended_at: float, rating: float | None)
 def default_reward_id(prediction_id: str) -> str:
     """The id of the feedback that silence is taken for."""
     return str(uuid.uuid5(_DEFAULT_REWARDS, prediction_id))
+
+
+def state_name(state: int) -> str:
+    """The short lower-case name of a feedback state."""
+    return State.Name(state).removeprefix("FEEDBACK_STATE_").lower()  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from liveloop import telemetry
 from liveloop.v1.learner_pb2 import FeedbackState as State
-from services.learner.journal import Journal, state_name
+from services.learner.journal import Journal
+from services.learner.judgements import state_name
 from services.learner.trainer import Recipe
 
 Name = tuple[str, str]

@@ -71,6 +71,11 @@ class LearnerServicer(LearnerServiceServicer):
         return self._view.feedback(request.prediction_id, request.feedback_id)
 
     @_translates
+    def GetFeedbackSummary(self, _request: pb.GetFeedbackSummaryRequest, _: grpc.ServicerContext) -> pb.GetFeedbackSummaryResponse:
+        """How much feedback is in each state, and which reasons people gave."""
+        return self._view.summary()
+
+    @_translates
     def ListVersions(self, request: pb.ListVersionsRequest, _: grpc.ServicerContext) -> pb.ListVersionsResponse:
         """The versions, newest first."""
         return pb.ListVersionsResponse(versions=self._view.versions(_limit(request.limit, _VERSIONS)))

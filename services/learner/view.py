@@ -15,6 +15,7 @@ from liveloop.times import timestamp
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import (
     GetFeedbackStatusResponse,
+    GetFeedbackSummaryResponse,
     GetVersionResponse,
     ListQuarantineResponse,
     QuarantinedFeedback,
@@ -24,6 +25,7 @@ from liveloop.v1.learner_pb2 import (
 )
 from services.learner.lineage import Span, is_in, resets, standing
 from services.learner.provenance import provenance
+from services.learner.summary import summary
 
 _POD_SILENCE = 30.0
 """Seconds after which a pod that reports every 10 s is taken for gone."""
@@ -72,6 +74,11 @@ class JournalView:
             reason=reason,
             accepted_at=timestamp(accepted_at),
         )
+
+    def summary(self) -> GetFeedbackSummaryResponse:
+        """How much feedback is in each state, and which reasons people gave."""
+        with self._open() as db:
+            return summary(db)
 
     def versions(self, limit: int) -> list[Version]:
         """The newest `limit` versions, newest first."""

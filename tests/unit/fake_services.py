@@ -83,6 +83,15 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         feedback_id, feedback, at = found[-1]
         return self._status(feedback_id, feedback, at)
 
+    def GetFeedbackSummary(
+        self, request: learner.GetFeedbackSummaryRequest, context: grpc.ServicerContext
+    ) -> learner.GetFeedbackSummaryResponse:
+        self._record(request, context)
+        return learner.GetFeedbackSummaryResponse(
+            states=[learner.Count(name="expired", count=2), learner.Count(name="served", count=1234)],
+            reasons=[learner.Count(name="too long", count=7)],
+        )
+
     def ListVersions(self, request: learner.ListVersionsRequest, context: grpc.ServicerContext) -> learner.ListVersionsResponse:
         self._record(request, context)
         newest = learner.Version(

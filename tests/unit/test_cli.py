@@ -97,6 +97,16 @@ def test_what_the_learner_has_not_read_yet_is_pending_where_it_was_sent(run: Run
         assert run("feedback", "status", *given).code == 2
 
 
+def test_a_summary_shows_the_commonest_first_and_what_each_is(run: Run):
+    said = run("feedback", "summary")
+    assert said.code == 0
+    assert [line.split(maxsplit=2) for line in said.out.splitlines()[1:]] == [
+        ["state", "1234", "served"],
+        ["state", "2", "expired"],
+        ["reason", "7", "too long"],
+    ]
+
+
 def test_a_refused_judgement_names_its_field(run: Run):
     assert "correction.label: " in run("feedback", "send", answer_id(run), "--correct", "purple").err
 

@@ -16,8 +16,8 @@ from liveloop.v1.events_pb2 import Event, ExampleEvent, Input, PodReport
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.experts import effective
 from services.learner.joiner import Joiner
-from services.learner.journal import Journal, state_name
-from services.learner.judgements import default_reward_id
+from services.learner.journal import Journal
+from services.learner.judgements import default_reward_id, state_name
 from services.learner.micro_batch import MicroBatches
 from services.learner.quarantine import Quarantine
 from services.learner.view import JournalView

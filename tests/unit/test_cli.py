@@ -100,7 +100,7 @@ def test_what_the_learner_has_not_read_yet_is_pending_where_it_was_sent(run: Run
 def test_a_summary_shows_the_commonest_first_and_what_each_is(run: Run):
     said = run("feedback", "summary")
     assert said.code == 0
-    assert [line.split(maxsplit=2) for line in said.out.splitlines()[1:]] == [
+    assert [line.strip().split(maxsplit=2) for line in said.out.splitlines()[1:]] == [
         ["state", "1234", "served"],
         ["state", "2", "expired"],
         ["reason", "7", "too long"],

@@ -5,7 +5,7 @@ sqlite.py    SqliteLog: the embedded log, and the outbox of the distributed one
 database.py  one SQLite file that processes share; locks.py: locks that die with their holder
 intake.py    Intake: many callers, one writer thread, one fsync per group
 kafka.py     KafkaLog: Apache Kafka; kafka_client.py: how to get in, what a failure means; kafka_topic.py: its topic
-relay.py     Relay: moves an outbox to Kafka; outbox.py: which outbox belongs to whom
+relay.py     Relay: moves an outbox to Kafka; outbox.py: which outbox belongs to whom; salvage.py: a damaged one
 """
 
 from __future__ import annotations

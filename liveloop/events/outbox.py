@@ -9,6 +9,7 @@ from typing import Self
 
 from liveloop.errors import Misconfigured
 from liveloop.events.locks import FileLock, try_lock
+from liveloop.events.salvage import mend
 from liveloop.events.sqlite import SqliteLog
 from liveloop.telemetry import logger
 
@@ -19,7 +20,11 @@ class Outbox:
     def __init__(self, path: Path, lock: FileLock, *, capacity: int, window: float) -> None:
         self._lock = lock
         try:
+            mend(path)
             self.log = SqliteLog(path, capacity=capacity, window=window, retention=0.0)
+        except OSError as error:
+            lock.close()
+            raise Misconfigured(f"the outbox {path} is damaged and cannot be set aside ({error.strerror}); check its folder") from error
         except BaseException:
             lock.close()
             raise

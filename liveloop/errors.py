@@ -2,7 +2,8 @@
 
 LiveloopError                INTERNAL
 ├── InvalidInput             INVALID_ARGUMENT      the caller's fault; names the field
-├── TokenForged              PERMISSION_DENIED     missing, forged, or of another prediction
+├── NotEntitled              PERMISSION_DENIED     the caller may not do this
+│   └── TokenForged                                missing, forged, or of another prediction
 ├── NotNow                   FAILED_PRECONDITION   as things stand it cannot be done
 │   └── TokenExpired                               was good once
 ├── FeedbackConflict         ALREADY_EXISTS        the same feedback id with other content
@@ -40,10 +41,14 @@ class InvalidInput(LiveloopError):
     code = "INVALID_ARGUMENT"
 
 
-class TokenForged(LiveloopError):
-    """The feedback token is missing, was not made here, or belongs to another prediction."""
+class NotEntitled(LiveloopError):
+    """The caller may not do this: it takes an API key with another scope."""
 
     code = "PERMISSION_DENIED"
+
+
+class TokenForged(NotEntitled):
+    """The feedback token is missing, was not made here, or belongs to another prediction."""
 
 
 class NotNow(LiveloopError):

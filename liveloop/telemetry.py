@@ -31,6 +31,7 @@ _BATCH = tuple(float(1 << n) for n in range(9))
 _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "predict_requests_total": ("Predict calls, by gRPC status.", ("code",)),
     "feedback_received_total": ("Feedback items, by signal and by what was answered.", ("signal", "result")),
+    "examples_received_total": ("Labelled rows, by what was answered.", ("result",)),
     "feedback_outcomes_total": ("Feedbacks that reached a state in the learner.", ("outcome",)),
     "outbox_shed_total": ("Prediction events not stored because the log was nearly full.", ()),
     "log_unreadable_total": ("Records of the event log that could not be decoded and were passed over.", ()),
@@ -65,6 +66,7 @@ _HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
 }
 _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "predict_requests_total": (("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"),),
+    "examples_received_total": (("accepted", "duplicate", "rejected", "failed"),),
     "feedback_received_total": (
         ("up", "down", "rating", "correction", "retraction", "none"),
         ("accepted", "duplicate", "rejected", "failed"),

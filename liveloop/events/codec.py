@@ -9,13 +9,17 @@ from google.protobuf.message import DecodeError
 
 from liveloop.events import Record
 from liveloop.telemetry import counter, logger
-from liveloop.v1.events_pb2 import Event, EventBatch, FeedbackEvent
+from liveloop.v1.events_pb2 import Event, EventBatch, ExampleEvent, FeedbackEvent
 
 FORMAT = 1
 """EventBatch.format as written here."""
 
 RECORD_BYTES = 256 * 1024
 """One record holds at most this, unless a single event is larger: few records a second, and still far below a broker's limit."""
+
+
+EXAMPLE = "example:"
+"""What the key of a labelled row begins with, where a feedback has its prediction's id."""
 
 
 def encode(events: Iterable[Event]) -> bytes:
@@ -47,19 +51,36 @@ def partition_of(key: str, partitions: int) -> int:
 
 
 def key_of(event: Event) -> str:
-    """What decides an event's partition: its prediction id, or its pod's name."""
+    """What decides an event's partition: its prediction id, its pod's name, or the name of its labelled row."""
     match event.WhichOneof("event"):
         case "prediction":
             return event.prediction.prediction_id
         case "feedback":
             return event.feedback.feedback.prediction_id
+        case "example":
+            return EXAMPLE + event.example.example_id
         case _:
             return event.pod_report.pod
 
 
-def content_digest(event: FeedbackEvent) -> bytes:
-    """What must be equal for a second feedback of the same id to be a duplicate: everything said, and who said it, but not when."""
-    content = FeedbackEvent(feedback=event.feedback, judge=event.judge)
+def identity_of(event: Event) -> tuple[str, str] | None:
+    """Under which id an event is stored once: within its prediction, or as a labelled row; None for what comes once by itself."""
+    match event.WhichOneof("event"):
+        case "feedback":
+            return event.feedback.feedback.prediction_id, event.feedback.feedback.feedback_id
+        case "example":
+            return EXAMPLE + event.example.example_id, event.example.example_id
+        case _:
+            return None
+
+
+def content_digest(event: Event) -> bytes:
+    """What must be equal for a second event of the same id to be a duplicate: everything said, and who said it, but not when."""
+    if event.WhichOneof("event") == "example":
+        example = event.example
+        row = ExampleEvent(input=example.input, label=example.label, judge=example.judge, source=example.source)
+        return blake3(row.SerializeToString(deterministic=True)).digest(16)
+    content = FeedbackEvent(feedback=event.feedback.feedback, judge=event.feedback.judge)
     content.feedback.ClearField("created_at")
     return blake3(content.SerializeToString(deterministic=True)).digest(16)
 

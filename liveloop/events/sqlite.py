@@ -12,7 +12,7 @@ from typing import Self
 
 from liveloop.errors import LiveloopError, Overloaded
 from liveloop.events import Page
-from liveloop.events.codec import content_digest, encode, record_of
+from liveloop.events.codec import content_digest, encode, identity_of, record_of
 from liveloop.events.database import Database
 from liveloop.v1.events_pb2 import Event
 
@@ -167,12 +167,11 @@ class SqliteLog:
 
 
 def _judge(connection: sqlite3.Connection, event: Event) -> Verdict:
-    """Enter a feedback among the accepted ones, or find it there. Other events are always accepted."""
-    if event.WhichOneof("event") != "feedback":
+    """Enter a feedback or a labelled row among the accepted ones, or find it there. Other events are always accepted."""
+    identity = identity_of(event)
+    if identity is None:
         return Verdict.ACCEPTED
-    feedback = event.feedback.feedback
-    identity = (feedback.prediction_id, feedback.feedback_id)
-    digest = content_digest(event.feedback)
+    digest = content_digest(event)
     if connection.execute("INSERT OR IGNORE INTO accepted VALUES (?, ?, ?, ?)", (*identity, digest, time.time())).rowcount:
         return Verdict.ACCEPTED
     known = connection.execute("SELECT digest FROM accepted WHERE prediction_id = ? AND feedback_id = ?", identity).fetchone()[0]

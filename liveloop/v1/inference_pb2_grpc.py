@@ -69,7 +69,9 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitFeedback(self, request, context):
-        """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+        """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. An item that cannot be stored now (the log is full
+        or cannot be reached) is REJECTED with RESOURCE_EXHAUSTED or UNAVAILABLE: send it again. Only where no item was ACCEPTED does the call
+        fail with that status instead, and can be sent again whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +79,7 @@ class InferenceServiceServicer:
 
     def SubmitExamples(self, request, context):
         """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
-        only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+        only checks the model. Faults are told as by SubmitFeedback.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,10 +36,13 @@ class InferenceServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
     """Answers every input. RESOURCE_EXHAUSTED with RetryInfo when the queue is full; INVALID_ARGUMENT names `inputs[i].text`."""
     SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitFeedbackRequest, _inference_pb2.SubmitFeedbackResponse]
-    """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+    """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. An item that cannot be stored now (the log is full
+    or cannot be reached) is REJECTED with RESOURCE_EXHAUSTED or UNAVAILABLE: send it again. Only where no item was ACCEPTED does the call
+    fail with that status instead, and can be sent again whole.
+    """
     SubmitExamples: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SubmitExamplesRequest, _inference_pb2.SubmitExamplesResponse]
     """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
-    only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+    only checks the model. Faults are told as by SubmitFeedback.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """What is served now, and what its limits are."""
@@ -52,10 +55,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
     """Answers every input. RESOURCE_EXHAUSTED with RetryInfo when the queue is full; INVALID_ARGUMENT names `inputs[i].text`."""
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitFeedbackRequest, _inference_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
-    """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+    """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. An item that cannot be stored now (the log is full
+    or cannot be reached) is REJECTED with RESOURCE_EXHAUSTED or UNAVAILABLE: send it again. Only where no item was ACCEPTED does the call
+    fail with that status instead, and can be sent again whole.
+    """
     SubmitExamples: _aio.UnaryUnaryMultiCallable[_inference_pb2.SubmitExamplesRequest, _inference_pb2.SubmitExamplesResponse]  # type: ignore[assignment]
     """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
-    only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+    only checks the model. Faults are told as by SubmitFeedback.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is served now, and what its limits are."""
@@ -77,7 +83,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.SubmitFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.SubmitFeedbackResponse, _abc.Awaitable[_inference_pb2.SubmitFeedbackResponse]]:
-        """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full."""
+        """Takes judgements. One item's fault is a REJECTED ack and never fails its neighbours. An item that cannot be stored now (the log is full
+        or cannot be reached) is REJECTED with RESOURCE_EXHAUSTED or UNAVAILABLE: send it again. Only where no item was ACCEPTED does the call
+        fail with that status instead, and can be sent again whole.
+        """
 
     @_abc_1.abstractmethod
     def SubmitExamples(
@@ -86,7 +95,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.SubmitExamplesResponse, _abc.Awaitable[_inference_pb2.SubmitExamplesResponse]]:
         """Takes labelled rows that no prediction of ours preceded: they train like corrections, once per id; a tenth of them, by hash of the id,
-        only checks the model. One item's fault is a REJECTED ack and never fails its neighbours. RESOURCE_EXHAUSTED when the log is full.
+        only checks the model. Faults are told as by SubmitFeedback.
         """
 
     @_abc_1.abstractmethod

@@ -5,9 +5,10 @@ batcher.py   Batcher: what queued while the model was busy becomes the next batc
 replica.py   Replica: a served set of fp32 weights for each channel, and one that is written
 tally.py     Tally: what each channel answered, and how long it took
 requests.py  what a caller may send
-feedback.py  Desk: one judgement, from its token to its ack
+intake.py    where events go, and what is told to those who handed them in
+feedback.py  FeedbackDesk: one judgement, from who may judge to its ack; examples.py: ExampleDesk, one labelled row
 pod.py       Pod: a verified version, loaded and ready to be served
-server.py    InferenceServicer: the contract's three methods, and the one place where an error becomes a gRPC status
+server.py    InferenceServicer: the contract's methods, and the one place where an error becomes a gRPC status
 scrub.py     Scrub: memory that was damaged is found, and fetched again
 updater.py   Updater: new weights in, reports on them out
 __main__.py  builds and wires

@@ -127,7 +127,7 @@ async def _serving(settings: Settings, server: grpc.aio.Server, pod: Pod, intake
         head = pod.subscriber.head
         return Serving(pod.replica.version, head.blessed, head.canary_share)
 
-    servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving)  # type: ignore[abstract]  # SubmitExamples
+    servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving)
     add_InferenceServiceServicer_to_server(servicer, server)
     probes = health.aio.HealthServicer()
     add_HealthServicer_to_server(probes, server)

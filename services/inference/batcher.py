@@ -95,15 +95,19 @@ class Batcher:
             await self._loop
         self._thread.shutdown()
 
+    def check_room(self, count: int) -> None:
+        """Raise Overloaded when that many inputs more were too many, Unavailable when stopping."""
+        if self._stopping:
+            raise Unavailable("this process is stopping")
+        if self._depth and self._depth + count > self._limit:
+            raise Overloaded("too many inputs wait for the model", retry_after=self._depth * self._seconds_per_input)
+
     async def submit(self, inputs: Sequence[Encoded], *, channels: Iterable[Channel] = (), deadline: float = math.inf) -> list[Computed]:
         """Answers, in the order of the inputs, each from its channel (none: all from CURRENT). `deadline` is a time of the batcher's clock.
 
         Raises Overloaded when too many inputs wait, DeadlinePassed when the model could not start in time, Unavailable when stopping.
         """
-        if self._stopping:
-            raise Unavailable("this process is stopping")
-        if self._depth and self._depth + len(inputs) > self._limit:
-            raise Overloaded("too many inputs wait for the model", retry_after=self._depth * self._seconds_per_input)
+        self.check_room(len(inputs))
         call = _Call([None] * len(inputs), asyncio.get_running_loop().create_future(), deadline, len(inputs), len(inputs))
         asked = zip(inputs, chain(channels, repeat(Channel.CURRENT)), strict=False)
         self._queue += [_Item(call, index, channel, encoded) for index, (encoded, channel) in enumerate(asked)]

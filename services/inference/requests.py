@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import uuid
 
-from liveloop.errors import InvalidInput
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from liveloop.errors import InvalidInput, NotNow
 from liveloop.v1 import events_pb2, inference_pb2
 
 MAX_ITEMS = 256
+_MAX_EXAMPLE_ID_BYTES = 64
 _MAX_NAME_BYTES = 256
 _MAX_TAGS = 16
 _MAX_TAG_BYTES = 64
 _MAX_REASONS = 16
 _MAX_REASON_BYTES = 64
 _MAX_COMMENT_BYTES = 4096
+_CLOCKS_DIFFER = 60.0
+"""Seconds by which the clock of another pod may be ahead."""
 
 
 def texts_of(request: inference_pb2.PredictRequest, *, max_text_bytes: int) -> list[str]:
@@ -32,9 +37,7 @@ def texts_of(request: inference_pb2.PredictRequest, *, max_text_bytes: int) -> l
         _check_bytes("tags", value, _MAX_TAG_BYTES)
     texts = [item.text for item in request.inputs]
     for index, text in enumerate(texts):
-        if not text:
-            raise InvalidInput("the text is empty", field=f"inputs[{index}].text")
-        _check_bytes(f"inputs[{index}].text", text, max_text_bytes)
+        _check_text(f"inputs[{index}].text", text, max_text_bytes)
     return texts
 
 
@@ -48,10 +51,35 @@ def check_feedback(item: events_pb2.Feedback, at: str, *, labels: frozenset[str]
     for index, reason in enumerate(item.reasons):
         _check_bytes(f"{at}.reasons[{index}]", reason, _MAX_REASON_BYTES)
     _check_bytes(f"{at}.comment", item.comment, _MAX_COMMENT_BYTES)
-    try:
-        item.created_at.ToJsonString()
-    except ValueError as error:
-        raise InvalidInput("not a time between the years 1 and 9999", field=f"{at}.created_at") from error
+    _check_bytes(f"{at}.user", item.user, _MAX_NAME_BYTES)
+    _check_time(f"{at}.created_at", item.created_at)
+
+
+def check_example(item: inference_pb2.LabelledExample, at: str, *, labels: frozenset[str], max_text_bytes: int) -> None:
+    """Raise InvalidInput naming the field of `item`, which stands at `at` in its request, that cannot be used."""
+    _check_bytes(f"{at}.id", item.id, _MAX_EXAMPLE_ID_BYTES)
+    if not item.id.isprintable():
+        raise InvalidInput("the id has characters that cannot be printed", field=f"{at}.id")
+    _check_text(f"{at}.input.text", item.input.text, max_text_bytes)
+    if item.label not in labels:
+        raise InvalidInput(f"the model has no label {item.label!r}", field=f"{at}.label")
+    _check_bytes(f"{at}.user", item.user, _MAX_NAME_BYTES)
+    _check_time(f"{at}.created_at", item.created_at)
+
+
+def check_judged_by_id(prediction_id: str, at: str, *, now: float, window: float) -> None:
+    """Raise InvalidInput unless the id is one that a prediction here can have, NotNow when it can no longer be judged.
+
+    `now` is Unix seconds, `window` seconds: a UUIDv7 says when it was made (RFC 9562), by the clock of the pod that made it.
+    """
+    field = f"{at}.prediction_id"
+    if not _is_uuid(prediction_id) or uuid.UUID(prediction_id).version != 7 or prediction_id != prediction_id.lower():
+        raise InvalidInput("the prediction id is not a UUIDv7 in lower case, as predictions here have", field=field)
+    age = now - (uuid.UUID(prediction_id).int >> 80) / 1000
+    if age < -_CLOCKS_DIFFER:
+        raise InvalidInput("the prediction id is of a time to come", field=field)
+    if age > window:
+        raise NotNow("the time in which this answer could be judged is over", field=field)
 
 
 def signal_of(item: events_pb2.Feedback) -> str:
@@ -85,6 +113,19 @@ def _check_signal(item: events_pb2.Feedback, at: str, labels: frozenset[str]) ->
             raise InvalidInput(f"the rating {item.rating} is not in [0, 1]", field=f"{at}.rating")
         case "correction" if item.correction.label not in labels:
             raise InvalidInput(f"the model has no label {item.correction.label!r}", field=f"{at}.correction.label")
+
+
+def _check_text(field: str, text: str, max_text_bytes: int) -> None:
+    if not text:
+        raise InvalidInput("the text is empty", field=field)
+    _check_bytes(field, text, max_text_bytes)
+
+
+def _check_time(field: str, time: Timestamp) -> None:
+    try:
+        time.ToJsonString()
+    except ValueError as error:
+        raise InvalidInput("not a time between the years 1 and 9999", field=field) from error
 
 
 def _check_bytes(field: str, text: str, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""The contract's three methods on grpc.aio: check, compute or store, answer. Knows the batcher and the intake, not how weights arrive."""
+"""The contract's methods on grpc.aio: check, compute or store, answer. Knows the batcher and the intake, not how weights arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from liveloop.v1 import events_pb2, inference_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
 from liveloop.weights.channels import Channel, channel_of
 from services.inference.batcher import Batcher, Computed
-from services.inference.feedback import Desk, Intake
+from services.inference.examples import ExampleDesk
+from services.inference.feedback import FeedbackDesk
+from services.inference.intake import Intake, acks_of
 from services.inference.requests import MAX_ITEMS, check_count, texts_of
 from services.inference.tokens import Tokens
 
@@ -88,15 +90,17 @@ class InferenceServicer(InferenceServiceServicer):
         self._max_text_bytes = max_text_bytes
         self._serving = serving
         self._clock = clock
-        self._desk = Desk(intake, tokens, labels=task.labels, clock=clock)
+        self._feedback = FeedbackDesk(intake, tokens, labels=task.labels, clock=clock)
+        self._examples = ExampleDesk(intake, tokens, labels=task.labels, max_text_bytes=max_text_bytes, clock=clock)
         gauge("queue_depth").set_function(lambda: batcher.depth)
-        announce("predict_requests_total", "predict_duration_seconds", "feedback_received_total")
+        announce("predict_requests_total", "predict_duration_seconds", "feedback_received_total", "examples_received_total")
 
     @answers_errors
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         """Answer every input, or none."""
         with _counted():
             texts = texts_of(request, max_text_bytes=self._max_text_bytes)
+            self._batcher.check_room(len(texts))  # before the work of tokenising what will be refused
             inputs = await self._encode(texts)
             remaining = context.time_remaining()
             deadline = math.inf if remaining is None else time.monotonic() + remaining
@@ -109,8 +113,15 @@ class InferenceServicer(InferenceServiceServicer):
     async def SubmitFeedback(self, request: inference_pb2.SubmitFeedbackRequest, _: Context) -> inference_pb2.SubmitFeedbackResponse:
         """Store each item that can be stored; durably, before it is acknowledged."""
         check_count("feedback", len(request.feedback))
-        acks = [self._desk.take(item, f"feedback[{index}]") for index, item in enumerate(request.feedback)]
-        return inference_pb2.SubmitFeedbackResponse(acks=await asyncio.gather(*acks))
+        taken = [self._feedback.take(item, f"feedback[{index}]") for index, item in enumerate(request.feedback)]
+        return inference_pb2.SubmitFeedbackResponse(acks=acks_of(await asyncio.gather(*taken)))
+
+    @answers_errors
+    async def SubmitExamples(self, request: inference_pb2.SubmitExamplesRequest, _: Context) -> inference_pb2.SubmitExamplesResponse:
+        """Store each labelled row that can be stored; durably, before it is acknowledged."""
+        check_count("examples", len(request.examples))
+        taken = [self._examples.take(item, f"examples[{index}]") for index, item in enumerate(request.examples)]
+        return inference_pb2.SubmitExamplesResponse(acks=acks_of(await asyncio.gather(*taken)))
 
     @answers_errors
     async def GetModel(self, _request: inference_pb2.GetModelRequest, _: Context) -> inference_pb2.GetModelResponse:

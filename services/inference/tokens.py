@@ -46,6 +46,15 @@ class Tokens:
         kind, name = (b"user", user) if user else (b"session", session_id) if session_id else (b"prediction", prediction_id)
         return hashlib.blake2b(name.encode(), key=self._asker_key, digest_size=16, person=kind).digest()
 
+    def client(self, name: str) -> bytes:
+        """An API client as a judge: its own keyed hash, which is no user's."""
+        return hashlib.blake2b(name.encode(), key=self._asker_key, digest_size=16, person=b"client").digest()
+
+    @property
+    def window(self) -> float:
+        """Seconds in which an answer can be judged."""
+        return self._window
+
     def sign(self, prediction_id: str, *, asker: bytes, version: int, propensity: float) -> str:
         """A token for one answer, good for the window (seconds) from now on."""
         claims = {

@@ -15,7 +15,7 @@ from liveloop.times import timestamp
 from liveloop.v1 import events_pb2
 from liveloop.weights.channels import Channel
 from liveloop.weights.subscriber import Subscriber, Update
-from services.inference.feedback import Intake
+from services.inference.intake import Intake
 from services.inference.scrub import Scrub
 from services.inference.tally import Done, Tally
 

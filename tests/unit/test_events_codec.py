@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveloop.events.codec import RECORD_BYTES, key_of, partition_of, record_of, rounds
-from liveloop.v1.events_pb2 import Event, PodReport
+from liveloop.v1.events_pb2 import Event, ExampleEvent, PodReport
 
 events = st.builds(lambda n, size: prediction(n, text="x" * size), st.integers(0, 20), st.sampled_from([0, 10, 90_000, 300_000]))
 
@@ -35,6 +35,7 @@ def test_partitions_are_the_first_four_bytes_of_blake3() -> None:
     assert [partition_of("abc", n) for n in (1, 6, 1000)] == [0, 0x6437B3AC % 6, 0x6437B3AC % 1000]
 
 
-def test_a_prediction_its_feedback_and_a_pod_have_their_own_keys() -> None:
+def test_a_prediction_with_its_feedback_a_labelled_row_and_a_pod_have_their_own_keys() -> None:
     assert key_of(prediction(1)) == key_of(feedback(1)) == "prediction-1"
+    assert key_of(Event(example=ExampleEvent(example_id="row-1"))) == "example:row-1"
     assert key_of(Event(pod_report=PodReport(pod="pod-1"))) == "pod-1"

@@ -83,7 +83,7 @@ class Service:
     async def _start(self) -> int:
         self._batcher = Batcher(self._compute, limit=self.queue_limit, batch_tokens=4096, observe=lambda size: None)
         self._batcher.start()
-        servicer = InferenceServicer(
+        self.servicer = InferenceServicer(
             self.task,
             self._batcher,
             self.intake,
@@ -93,7 +93,7 @@ class Service:
             clock=lambda: self.now,
         )
         self._server = grpc.aio.server()
-        add_InferenceServiceServicer_to_server(servicer, self._server)
+        add_InferenceServiceServicer_to_server(self.servicer, self._server)
         port: int = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         return port

@@ -18,11 +18,11 @@ GrpcPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port
 LearnerPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the learner on this machine.")]
 
 
-def connect(grpc_port: int | None = None, *, learner_port: int | None = None) -> Client:
-    """A client of the loop that is meant here."""
+def connect(grpc_port: int | None = None, *, learner_port: int | None = None, timeout: float = 10.0) -> Client:
+    """A client of the loop that is meant here; `timeout` is for a whole call, in seconds."""
     from liveloop.client import Client
 
-    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port))
+    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port), timeout=timeout)
 
 
 def data_folder(folder: Path | None) -> Path:

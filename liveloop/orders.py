@@ -17,12 +17,15 @@ Who = Annotated[str, typer.Option(help="Who orders it, kept in the journal; your
 Names = Annotated[list[str] | None, typer.Argument(help="As in `liveloop quarantine list`.", metavar="[PREDICTION_ID/FEEDBACK_ID]...")]
 All = Annotated[bool, typer.Option("--all", help="All that is quarantined now.")]
 
+_PATIENCE = 3600.0
+"""Seconds to wait for a rebuild: some ten thousand steps of a small model."""
+
 quarantine = typer.Typer(help="Feedback that the guard or a rollback set aside.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (promote, rollback, pin, unpin, pause, resume):
+    for command in (promote, rollback, pin, unpin, pause, resume, forget):
         app.command()(command)
     app.add_typer(quarantine, name="quarantine")
 
@@ -68,6 +71,24 @@ def resume(why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> No
     with connect(learner_port=learner_port) as client:
         client.resume(who=who or _login(), why=why)
     _say("training goes on with the feedback that waited")
+
+
+def forget(
+    user: Annotated[str, typer.Option(help="Who: the `user` of their predictions and feedback.")] = "",
+    session: Annotated[str, typer.Option(help="Or which session: the `session_id` of its predictions.")] = "",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Redo training without them, too; predictions go on meanwhile.")] = False,
+    why: Why = "",
+    who: Who = "",
+    learner_port: LearnerPort = None,
+) -> None:
+    """Erase all that one user asked and judged, and take nothing of it in again."""
+    from liveloop import report
+
+    if bool(user) == bool(session):
+        raise typer.BadParameter("give --user U or --session S")
+    with connect(learner_port=learner_port, timeout=_PATIENCE) as client:
+        done = client.forget(user=user, session_id=session, rebuild=rebuild, who=who or _login(), why=why)
+    report.forgotten(done, asked=rebuild)
 
 
 @quarantine.command("list")

@@ -118,6 +118,19 @@ def _name(feedback: learner_pb2.FeedbackName) -> str:
     return f"{feedback.prediction_id}/{feedback.feedback_id}"
 
 
+def forgotten(done: learner_pb2.ForgetResponse, *, asked: bool) -> None:
+    """What was erased, what is left of it and where, and until when; `asked` for a rebuild."""
+    lapse = done.copies_lapse_at.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    versions = ", ".join(map(str, done.versions)) or "none"
+    rebuilt = f"version {done.rebuilt} was made without it" if done.rebuilt else "not needed: no step learnt from it" if asked else ""
+    _list(
+        ("erased", f"{done.predictions} predictions, {done.feedback} feedbacks and labelled rows"),
+        ("had taught", versions),
+        ("rebuilt", rebuilt),
+        ("copies lapse", f"by {lapse}: those in the event log and in outboxes, which nothing reads again"),
+    )
+
+
 def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
     """Two lines a feedback, the first as `release` and `drop` take it."""
     console = Console(soft_wrap=True)

@@ -54,6 +54,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "learner_lag_events": ("Feedbacks read and joined that wait for a step.", ()),
     "learner_active": ("1 while this process holds the lease, 0 while it stands by.", ()),
     "learner_paused": ("1 while no steps are taken, by the word of an operator or the guard.", ()),
+    "learner_rebuild_progress": ("Share of the rows redone, while training is redone without what was erased; 0 when it is not.", ()),
     "evaluation_score": ("The last full evaluation.", ("metric", "split")),
     "build_info": ("Always 1; what runs here.", ("version", "service")),
 }

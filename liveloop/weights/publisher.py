@@ -150,6 +150,19 @@ class Publisher:
             self._start_keyframe(link)
             return self._published(link)
 
+    def begin_chain(self) -> None:
+        """Write a keyframe of the current version at once and begin the head's chain there: nothing before it is needed any more.
+
+        Raises HeadConflict, Unavailable.
+        """
+        self.close()  # a keyframe under way is of an older version
+        with self._lock:
+            link = self._record.head.chain[-1]
+            keyframe = Keyframe(self._records.manifest(link.manifest), self.state, self._key)
+            keyframe.write(self._store)
+            self._record.move([keyframe.link])
+            self._writing = self._written = None
+
     def bless(self, version: int) -> None:
         """Make `version` the blessed one. Raises BlobMissing when it is not kept any more, HeadConflict, Unavailable."""
         with self._lock:

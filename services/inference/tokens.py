@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import jwt
 from jwt.utils import base64url_decode, base64url_encode
 
+from liveloop.askers import asker_hash
 from liveloop.errors import TokenExpired, TokenForged
 from liveloop.keys import TokenKeys
 
@@ -39,12 +39,8 @@ class Tokens:
         self._clock = clock
 
     def asker(self, *, user: str, session_id: str, prediction_id: str) -> bytes:
-        """The asker as everything behind the edge knows him: a keyed hash, 16 bytes, of `user`, else `session_id`, else the prediction.
-
-        The kind of name is part of the hash, so that a session called like a user is not that user.
-        """
-        kind, name = (b"user", user) if user else (b"session", session_id) if session_id else (b"prediction", prediction_id)
-        return hashlib.blake2b(name.encode(), key=self._asker_key, digest_size=16, person=kind).digest()
+        """The asker as everything behind the edge knows him: see `asker_hash`."""
+        return asker_hash(self._asker_key, user=user, session_id=session_id, prediction_id=prediction_id)
 
     def client(self, name: str) -> bytes:
         """An API client as a judge: its own keyed hash, which is no user's."""

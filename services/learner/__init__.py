@@ -5,7 +5,8 @@ judgements.py     a judgement as the table has it; retention.py: what goes from 
 micro_batch.py    what one step learns from; experts.py: what experts' words weigh in it
 trainer.py        master, moments and EMA; one optimiser step
 guard.py          the cheap checks before a step
-journal.py        the append-only record of every step and decision; lease.py: who may write it; view.py: as others read it
+journal.py        the append-only record of every step and decision; lease.py: who may write it
+rows.py           the journal as it is read; view.py, provenance.py: by others
 versions.py       what became of each version; lineage.py: which rows still stand after the resets
 publication.py    from a journal row to a version that pods can fetch
 evaluator.py      how served bytes answer rows; verdict.py: what follows; examiner.py: which version, against which, on which rows
@@ -13,6 +14,7 @@ canary.py         what the users of two channels say, and what follows; promotio
 operator.py       what may be ordered; orders.py: hands orders to the loop's thread; quarantine.py: the ways out of there
 loop.py           read, join, step, guard, journal, publish
 tensors.py        the cache of master, moments and EMA on disk
+forget.py         the order to forget somebody: erasure.py removes, rebuild.py redoes training without it
 redo.py           from the journal back to the tensors; resume.py: where a start goes on
 materials.py      what is read from the data folder before the lease is taken
 server.py         LearnerService

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from types import FrameType
 
 import torch
@@ -33,7 +34,7 @@ from services.learner.orders import Orders
 from services.learner.parts import Parts
 from services.learner.publication import Publication
 from services.learner.resume import resume
-from services.learner.server import serve
+from services.learner.server import Askers, serve
 from services.learner.tensors import TensorCache
 from services.learner.view import JournalView
 
@@ -99,7 +100,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     journal = Journal(settings.data / "learner.db", holder=_holder())
     orders = Orders()
     view = JournalView(settings.data / "learner.db", canary_share=settings.canary_share)
-    server = serve(settings.learner_listen, view, orders)
+    server = serve(settings.learner_listen, view, orders, _askers(settings))
     device = choose_device(settings)
     materials = load_materials(settings, device)
     torch.set_num_threads(materials.recipe.threads)
@@ -119,6 +120,13 @@ def _run(settings: Settings, stop: Stop) -> None:
         server.stop(grace=1.0)
         operations.close()
         journal.close()
+
+
+def _askers(settings: Settings) -> Askers:
+    """The embedded log, and an outbox, let go of what was read and is older than the window; Kafka's topic of what is older still."""
+    window = settings.feedback_window
+    stay = window if settings.events.startswith("sqlite:") else window + settings.retention
+    return Askers(partial(keys.asker_key, settings), stay)
 
 
 def _holder() -> str:

@@ -146,8 +146,8 @@ class Examiner:
         self._verdicts.begin_anew()
         self._earlier.clear()
         self._full = self._probe = None
-        if (same := self._known.get(like)) is not None:
-            self._known = {version: _Contestant(version, same.trained, same.right)}
+        same = self._known.get(like)
+        self._known = {version: _Contestant(version, same.trained, same.right)} if same is not None else {}
 
     def _slice(self) -> Verdict | None:
         self._full = self._full or self._begin(self._newest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from services.learner.joiner import Joiner
 from services.learner.judgements import state_name
 from services.learner.lineage import Span, without
 from services.learner.micro_batch import MicroBatch
-from services.learner.rows import JournalRows, Row
+from services.learner.rows import Due, Row
 from services.learner.trainer import Recipe
 from services.learner.versions import Versions
 
@@ -39,11 +40,19 @@ WHERE rows.row > ? AND rows.row <= ? AND rows.kind = 'train' AND feedback.id = i
 """
 
 
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who orders, and why: free text."""
+
+    who: str
+    why: str
+
+
 _FORMAT = 3
 """Of schema.sql: raise it with every change of a table."""
 
 
-class Journal(Versions, JournalRows):
+class Journal(Versions):
     """The learner's own truth. One connection, used by one thread."""
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
@@ -132,9 +141,25 @@ class Journal(Versions, JournalRows):
         """Resets by `who` since a version passed the full evaluation or was blessed, or training was resumed."""
         return int(self.db.execute(_RESETS, (who,)).fetchone()[0])
 
-    def last_reset(self) -> int:
-        """The newest version that has the bytes of an older one; 0 where there is none."""
-        return int(self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0])
+    def rebuilt(self, recipe: Recipe, due: Due, digest: bytes, *, without: Sequence[int], left_out: int) -> Row:
+        """Record training redone from row `due.first` on, with `left_out` uses of examples less, those of `without` among them.
+
+        What the replaced versions learnt from and it did too is included by its version now.
+        """
+        with self.transaction() as db:
+            why = f"training was redone without what was erased: {due.why}"
+            body = {"who": due.who, "why": why, "first": due.first, "without": without, "left_out": left_out}
+            row = self.change("rebase", recipe, body, digest)
+            replaced = "SELECT version FROM rows WHERE row >= ? AND row < ? AND version IS NOT NULL"
+            moved = f"UPDATE feedback SET version = ? WHERE state IN (?, ?) AND version IN ({replaced})"  # noqa: S608  no input in it
+            db.execute(moved, (row.version, State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_SERVED, due.first, row.row))
+            db.execute(f"DELETE FROM pins WHERE version IN ({replaced})", (due.first, row.row))  # noqa: S608
+        return row
+
+    def taken_back_since(self, row: int) -> list[int]:
+        """Feedback that a step from `row` on introduced, and that was retracted or superseded after that."""
+        query = "SELECT id FROM feedback WHERE row >= ? AND state IN (?, ?) ORDER BY id"
+        return [one for (one,) in self.db.execute(query, (row, State.FEEDBACK_STATE_RETRACTED, State.FEEDBACK_STATE_SUPERSEDED))]
 
     def _undo(self, rows: Span, why: str) -> int:
         """Quarantine the feedback that these rows introduced, as if it had never been used; how many."""

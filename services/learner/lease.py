@@ -34,6 +34,7 @@ class LeasedDatabase:
             self.db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = FULL")
+            self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the file: zeros take its place
             self._create(schema, version)
         except sqlite3.Error as error:
             raise Misconfigured(f"the journal {path} cannot be opened: {error}") from error

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from liveloop import telemetry, tracing
-from liveloop.errors import Unavailable, WeightsRefused
+from liveloop.errors import NotNow, Unavailable, WeightsRefused
+from services.learner.forget import Forgetting
+from services.learner.journal import By
 from services.learner.micro_batch import MicroBatch, Trace
-from services.learner.operator import By, Operator
+from services.learner.operator import Operator
 from services.learner.parts import Parts
 from services.learner.promotion import Promotion
 from services.learner.rollback import Rollback
@@ -53,7 +55,8 @@ class LearnerLoop:
         self._recipe = recipe
         self._pace = pace
         self._rollback = Rollback(parts, recipe, self._begin_anew)
-        self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order)
+        forgetting = Forgetting(parts, recipe, self.save, self._go_on)
+        self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
@@ -199,6 +202,12 @@ class LearnerLoop:
         """Other weights were journalled: what was under way is of the old ones."""
         self._settles, self._refused = 0, []
         self._save(wait=False)
+
+    def _go_on(self) -> None:
+        """Keep the lease through an order that takes long. Raises NotNow where the learner is to stop."""
+        if self._stopping.is_set():
+            raise NotNow("the learner stops: it goes on with the rebuild when it starts again")
+        self._parts.journal.renew()
 
     def _promote(self, version: int, by: By) -> None:
         """Bless what users prefer; what is being evaluated is compared with that from now on."""

@@ -101,6 +101,10 @@ class MicroBatches:
             found[row[0]] = None
         return tuple(one for one in found if self._is_kept(one))
 
+    def kept(self, feedback: Sequence[int]) -> tuple[int, ...]:
+        """Those of `feedback` whose examples are still kept, in order."""
+        return tuple(one for one in feedback if self._is_kept(one))
+
     def _is_kept(self, feedback: int) -> bool:
         query = "SELECT 1 FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?"
         return self._db.execute(query, (feedback,)).fetchone() is not None

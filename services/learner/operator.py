@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from liveloop.errors import HeadConflict, NotNow, WeightsRefused
-from services.learner.journal import Journal
+from services.learner.forget import Forgetting, Forgotten
+from services.learner.journal import By, Journal
 from services.learner.publication import Publication
 from services.learner.quarantine import Name, Quarantine
 from services.learner.rows import Row
 from services.learner.trainer import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class By:
-    """Who orders, and why: free text."""
-
-    who: str
-    why: str
-
-
 class Operator:
     """Carries orders out, in the loop's thread, between two turns."""
 
-    def __init__(self, journal: Journal, publication: Publication, recipe: Recipe, rollback: Callable[[int, str, str], Row]) -> None:
+    def __init__(
+        self, journal: Journal, publication: Publication, recipe: Recipe, rollback: Callable[[int, str, str], Row], forgetting: Forgetting
+    ) -> None:
         """`rollback(to, who, why)` brings old bytes back as a new version."""
         self._journal = journal
         self._publication = publication
         self._recipe = recipe
         self._rollback = rollback
+        self._forgetting = forgetting
         self._quarantine = Quarantine(journal, recipe)
 
     def promote(self, version: int, by: By) -> None:
@@ -87,6 +83,13 @@ class Operator:
     def drop(self, names: Sequence[Name], by: By) -> int:
         """Reject quarantined feedback for good, all of it where none is named; how many."""
         return self._quarantine.drop(names, **asdict(by))
+
+    def forget(self, who: bytes, by: By, *, rebuilds: bool) -> Forgotten:
+        """Erase all that `who`, a keyed hash, asked and judged, and with `rebuilds` what the model learnt from it.
+
+        Raises NotNow: nothing was erased, or all of it and the rebuild waits.
+        """
+        return self._forgetting.order(who, by, rebuilds=rebuilds)
 
     def _note(self, decision: str, version: int, by: By) -> None:
         self._journal.note(decision, self._recipe, version=version, **asdict(by))

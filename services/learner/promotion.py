@@ -15,8 +15,7 @@ from liveloop import telemetry
 from liveloop.weights.channels import Channel
 from services.learner.canary import Decision, Finding, Judgement, Work, decide
 from services.learner.joiner import LIVE
-from services.learner.journal import Journal
-from services.learner.operator import By
+from services.learner.journal import By, Journal
 from services.learner.publication import Publication
 
 _LOOK_EVERY = 5.0

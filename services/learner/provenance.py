@@ -46,7 +46,13 @@ def provenance(db: sqlite3.Connection, version: Version) -> GetVersionResponse:
         recipe=recipe,
         losses={name: body[name] for name in _LOSSES if name in body},
         decisions=sorted(
-            [*_own(kind, body, created_at), *_evaluated(db, number), *_noted(db, number), *_undone(db, version)],
+            [
+                *_replaced(db, version.step),
+                *_own(kind, body, created_at),
+                *_evaluated(db, number),
+                *_noted(db, number),
+                *_undone(db, version),
+            ],
             key=lambda decision: decision.decided_at.ToNanoseconds(),
         ),
         state_digest=digest.hex(),
@@ -116,6 +122,14 @@ def _undone(db: sqlite3.Connection, version: Version) -> Iterator[Decision]:
         elif stood and not stands:
             yield _decision("rollback", who, f"undone by version {made}, back to version {to}: {why}", created_at)
         stood = stands
+
+
+def _replaced(db: sqlite3.Connection, row: int) -> Iterator[Decision]:
+    """The rebuild that it made way for."""
+    query = "SELECT version, body, created_at FROM rows WHERE kind = 'rebase' AND json_extract(body, '$.first') <= ? AND row > ?"
+    for made, text, created_at in db.execute(query, (row, row)).fetchall():
+        body = json.loads(text)
+        yield _decision("replace", body["who"], f"by version {made}: {body['why']}", created_at)
 
 
 def _decision(decision: str, who: str, why: str, seconds: float) -> Decision:

@@ -52,12 +52,16 @@ class Publication:
         return self.publisher.stage(bits)
 
     def publish(self, row: Row, staged: Staged) -> None:
-        """Publish the version that `row` made; with gated publishing only one that goes back to what was published before.
+        """Publish the version that `row` made; with gated publishing only one that goes back to what was published before,
+        and one that was rebuilt without what was erased: until then that is served.
 
         Raises Unavailable, HeadConflict.
         """
         if row.kind == "reset":
             self._go_back(row, staged)
+        elif row.is_rebuild:
+            self._publish(row, staged)
+            self.let_go()
         elif not self._gated:
             self._publish(row, staged)
 
@@ -69,8 +73,25 @@ class Publication:
         row = self._journal.last()
         if row is None or row.version is None or row.version <= self.publisher.head.current:
             return
-        if row.kind == "reset" or not self._gated:
+        if row.kind == "reset" or row.is_rebuild or not self._gated:
             self.publish(row, self.stage(bits))
+
+    def let_go(self) -> None:
+        """Make nothing in the store lead to versions that a rebuild replaced, so that they are collected: also after a crash in between.
+
+        The current version is the blessed one where that was replaced: whoever ordered the rebuild wants no older one served.
+        """
+        head = self.publisher.head
+        if self._journal.is_replaced(head.current):
+            return  # the rebuilt version is not published yet
+        if any(self._journal.is_replaced(link.version) for link in head.chain):
+            self.publisher.begin_chain()
+        if self._journal.is_replaced(head.blessed):
+            self.promote(head.current)
+            self._journal.blessed(head.current)
+        if self._journal.is_replaced(self.candidate):
+            self.candidate = 0
+        self._notify()
 
     def know_current(self) -> None:
         """Record the head's versions as published: a crash came between the head and the journal's note of it, or the journal was lost."""
@@ -116,6 +137,8 @@ class Publication:
     def require(self, version: int) -> None:
         """Raise NotFound for a version that was never published, NotNow for one that is not kept any more."""
         self._journal.manifest(version)
+        if self._journal.is_replaced(version):
+            raise NotNow(f"version {version} learnt from what was erased since and was replaced: it is gone for good")
         if not self.publisher.keeps(version):
             raise NotNow(f"version {version} is not kept any more")
 
@@ -159,7 +182,7 @@ class Publication:
 
     def _publish(self, row: Row, staged: Staged) -> None:
         assert row.version is not None
-        after = row.version if row.kind == "reset" else self.publisher.head.current  # going back includes nothing new
+        after = row.version if row.kind == "reset" or row.is_rebuild else self.publisher.head.current  # going back includes nothing new
         included = self._journal.included(after, row.version, _INCLUDED)
         traced = row.body.get("traceparent", "")
         done = self.publisher.publish(

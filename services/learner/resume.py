@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from liveloop import telemetry
 from liveloop.errors import Misconfigured, NotFound, WeightsRefused
+from services.learner.erasure import truncate
 from services.learner.parts import Parts
+from services.learner.rebuild import RebuildFailed, rebuild
 from services.learner.redo import Unequal, redo
 from services.learner.trainer import Recipe
 
@@ -16,6 +18,7 @@ def resume(parts: Parts, recipe: Recipe) -> None:
 
     Raises Misconfigured when the journal is of another model than the one that was published.
     """
+    truncate(parts.journal.db)  # a crash may have come between an erasure and this
     journal, publisher, trainer = parts.journal, parts.publication.publisher, parts.trainer
     model = publisher.head.model_digest.hex()
     first = journal.first()
@@ -27,9 +30,19 @@ def resume(parts: Parts, recipe: Recipe) -> None:
     if first.body.get("model", model) != model:
         raise Misconfigured("the journal is of another model than the weights beside it: start the new model in a data folder of its own")
     parts.publication.know_current()
+    parts.publication.let_go()
     trainer.reset(publisher.state.bits)  # for the frozen values: the journal's rows and the cached tensors have none
+    if (due := journal.due_rebuild()) is not None:
+        try:
+            rebuild(parts, recipe, due, journal.renew)
+        except RebuildFailed as error:
+            _log.error("a rebuild that is due cannot be made", reason=error.reason)
+            trainer.reset(publisher.state.bits)
+    for replaced in journal.rebuilds():
+        parts.tensors.remove(*replaced)
     try:
-        redo(journal, trainer, parts.batches, parts.publication.load, cached=parts.tensors.newest(), alive=journal.renew)
+        cached = parts.tensors.newest(lambda row: not journal.is_spoilt(row))
+        redo(journal, trainer, parts.batches, parts.publication.load, cached=cached, alive=journal.renew)
     except Unequal as error:
         _log.warning("the journal cannot be redone to the bit here; going on from the redone state", reason=error.reason)
         trainer.reset(trainer.bits.copy())

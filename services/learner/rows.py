@@ -25,6 +25,30 @@ class Row:
     state_digest: bytes | None
     created_at: float
 
+    @property
+    def is_rebuild(self) -> bool:
+        """Training was redone without what was erased: every version from row `first` on up to this one is replaced."""
+        return self.kind == "rebase" and "first" in self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A rebuild that was ordered and is not made yet."""
+
+    first: int  # the first row that learnt from what was erased
+    who: str
+    why: str
+
+
+_REBUILDS = "SELECT json_extract(body, '$.first'), row FROM rows WHERE kind = 'rebase' AND json_extract(body, '$.first') > 0"
+_DUE = """
+SELECT min(json_extract(body, '$.first')), json_extract(body, '$.who'), json_extract(body, '$.why') FROM rows
+WHERE kind = 'note' AND json_extract(body, '$.decision') = 'forget' AND json_extract(body, '$.rebuild')
+  AND json_extract(body, '$.first') > 0 AND row > max(
+    coalesce((SELECT max(row) FROM rows WHERE kind = 'rebase' AND json_extract(body, '$.first') > 0), 0),
+    coalesce((SELECT max(row) FROM rows WHERE kind = 'note' AND json_extract(body, '$.decision') = 'rebuild_failed'), 0))
+"""
+
 
 class JournalRows:
     """Questions about rows, through any connection to the journal."""
@@ -63,6 +87,23 @@ class JournalRows:
             raise NotFound(f"version {version} was never published")
         return str(found[0])
 
+    def due_rebuild(self) -> Due | None:
+        """The rebuild that is still to be made; of several the one from the earliest row on makes them all."""
+        first, who, why = self.db.execute(_DUE).fetchone()
+        return Due(first, who, why) if first else None
+
+    def rebuilds(self) -> list[tuple[int, int]]:
+        """The rows that each rebuild replaced: from the first on, and before the second."""
+        return rebuilds(self.db)
+
+    def is_spoilt(self, row: int) -> bool:
+        """A rebuild replaced this row: what was saved after it holds what was erased."""
+        return any(first <= row < rebuilt for first, rebuilt in self.rebuilds())
+
+    def is_replaced(self, version: int) -> bool:
+        """A rebuild replaced it: its weights are gone for good."""
+        return self.is_spoilt(self._row_of(version))
+
     def is_undone(self, version: int) -> bool:
         """A reset went back to before the row that made it, and no later one to it. One without a row is older than all rows: it stands."""
         row = self._row_of(version)
@@ -80,3 +121,8 @@ class JournalRows:
         query = f"SELECT row, kind, version, body, recipe, state_digest, created_at FROM rows WHERE {condition}"  # noqa: S608  no input in it
         for row, kind, version, body, *rest in self.db.execute(query, parameters).fetchall():
             yield Row(row, kind, version, json.loads(body), *rest)
+
+
+def rebuilds(db: sqlite3.Connection) -> list[tuple[int, int]]:
+    """The rows that each rebuild replaced: from the first on, and before the second."""
+    return db.execute(_REBUILDS).fetchall()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
@@ -11,12 +13,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from liveloop.askers import asker_hash
 from liveloop.errors import InvalidInput, LiveloopError, Misconfigured
 from liveloop.ports import require_free
 from liveloop.rpc import details_of
+from liveloop.times import timestamp
 from liveloop.v1 import learner_pb2 as pb
 from liveloop.v1.learner_pb2_grpc import LearnerServiceServicer, add_LearnerServiceServicer_to_server
-from services.learner.operator import By
+from services.learner.journal import By
 from services.learner.orders import MOST, PATIENCE, GiveUp, Order, Orders
 from services.learner.quarantine import Name
 from services.learner.view import JournalView
@@ -30,6 +34,20 @@ _TEXT = 256
 """Bytes of `who` and of `why` at the most."""
 _THREADS = MOST + 4
 """Calls at a time: orders that wait for the loop's next turn, and beside them indexed reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Askers:
+    """What the order to forget somebody needs to know beside the journal."""
+
+    key: Callable[[], bytes]  # of their hashes; Misconfigured where this learner has none
+    copies_stay: float  # seconds for which the event log and the outboxes keep what was erased here
+
+    def hashed(self, user: str, session_id: str) -> bytes:
+        """The one who is meant. Raises InvalidInput, Misconfigured."""
+        if bool(user) == bool(session_id):
+            raise InvalidInput("name a user or a session, one of the two", field="user")
+        return asker_hash(self.key(), user=user, session_id=session_id)
 
 
 class _Signed(Protocol):
@@ -59,9 +77,10 @@ def _translates(
 class LearnerServicer(LearnerServiceServicer):
     """Thin: each call is one question to the view, or one order."""
 
-    def __init__(self, view: JournalView, orders: Orders) -> None:
+    def __init__(self, view: JournalView, orders: Orders, askers: Askers) -> None:
         self._view = view
         self._orders = orders
+        self._askers = askers
 
     @_translates
     def GetFeedbackStatus(self, request: pb.GetFeedbackStatusRequest, _: grpc.ServicerContext) -> pb.GetFeedbackStatusResponse:
@@ -145,6 +164,20 @@ class LearnerServicer(LearnerServiceServicer):
         by, names = _by(request), _names(request.feedback)
         return pb.DropQuarantineResponse(dropped=self._order(lambda operator: operator.drop(names, by), context))
 
+    @_translates
+    def Forget(self, request: pb.ForgetRequest, context: grpc.ServicerContext) -> pb.ForgetResponse:
+        """Erase all of one user or session."""
+        by, who = _by(request), self._askers.hashed(request.user, request.session_id)
+        done = self._order(lambda operator: operator.forget(who, by, rebuilds=request.rebuild), context)
+        erased = done.erased
+        return pb.ForgetResponse(
+            predictions=erased.predictions,
+            feedback=erased.feedback,
+            versions=erased.versions[:_LISTED],
+            copies_lapse_at=timestamp(time.time() + self._askers.copies_stay),
+            rebuilt=done.rebuilt,
+        )
+
     def _order(self, order: Order[_Outcome], context: grpc.ServicerContext) -> _Outcome:
         """Wait for the loop's thread, no longer than the caller does."""
 
@@ -186,11 +219,11 @@ def _names(feedback: Iterable[pb.FeedbackName]) -> list[Name]:
     return found
 
 
-def serve(address: str, view: JournalView, orders: Orders) -> Any:
+def serve(address: str, view: JournalView, orders: Orders, askers: Askers) -> Any:
     """Listen on `address` (host:port) and answer. Raises Misconfigured when the port is in use."""
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
-    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders), server)  # type: ignore[abstract]
+    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers), server)  # type: ignore[abstract]
     name = pb.DESCRIPTOR.services_by_name["LearnerService"].full_name
     status = health.HealthServicer()
     for service in ("", name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,14 +41,20 @@ class TensorCache:
         if wait:
             self.close()
 
-    def newest(self) -> tuple[int, dict[str, torch.Tensor]] | None:
-        """The newest set that can be read, with its row."""
-        for row, path in sorted(self._sets(), reverse=True):
-            try:
-                return row, load_file(path)
-            except (SafetensorError, OSError) as error:
-                _log.warning("a set of tensors cannot be read; trying an older one", row=row, error=str(error))
-        return None
+    def newest(self, usable: Callable[[int], bool] = lambda _: True) -> tuple[int, dict[str, torch.Tensor]] | None:
+        """The newest set that can be read, with its row, of those whose row is `usable`."""
+        return newest_set(self._folder, usable)
+
+    def newest_row(self) -> int:
+        """The row of the newest set; 0 where there is none."""
+        return max((row for row, _ in _sets(self._folder)), default=0)
+
+    def remove(self, first: int, until: int) -> None:
+        """Delete the sets of rows from `first` on and before `until`."""
+        self.close()
+        for row, path in _sets(self._folder):
+            if first <= row < until:
+                path.unlink()
 
     def close(self) -> None:
         """Wait for a write that is under way."""
@@ -69,7 +76,7 @@ class TensorCache:
             partial.unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        sets = sorted(self._sets(), reverse=True)
+        sets = sorted(_sets(self._folder), reverse=True)
         days: set[int] = set()
         for rank, (_, path) in enumerate(sets):
             written = path.stat().st_mtime
@@ -79,5 +86,17 @@ class TensorCache:
             if rank >= _KEEP and not first_of_its_day:
                 path.unlink()
 
-    def _sets(self) -> list[tuple[int, Path]]:
-        return [(int(path.stem), path) for path in self._folder.glob("*.safetensors")]
+
+def newest_set(folder: Path, usable: Callable[[int], bool]) -> tuple[int, dict[str, torch.Tensor]] | None:
+    """The newest set in a folder that can be read, with its row, of those whose row is `usable`. Writes nothing."""
+    for row, path in sorted(_sets(folder), reverse=True):
+        if usable(row):
+            try:
+                return row, load_file(path)
+            except (SafetensorError, OSError) as error:
+                _log.warning("a set of tensors cannot be read; trying an older one", row=row, error=str(error))
+    return None
+
+
+def _sets(folder: Path) -> list[tuple[int, Path]]:
+    return [(int(path.stem), path) for path in folder.glob("*.safetensors")]

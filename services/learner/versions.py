@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from services.learner.lease import LeasedDatabase
+from services.learner.rows import JournalRows
 
 _HOUR = 3600.0
 ANCHOR_AGE = _HOUR
 """Seconds that the anchor's blessing lies back at the least: what creeps is compared with where it was then."""
+
+_LAST_RESET = "SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset' OR kind = 'rebase' AND json_extract(body, '$.first') > 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Score:
     rows: int
 
 
-class Versions(LeasedDatabase):
+class Versions(LeasedDatabase, JournalRows):
     """The part of the journal that is about versions, not about rows."""
 
     def published(self, version: int, *, parent: int, manifest: str, patch_bytes: int, signer: str = "") -> None:
@@ -77,9 +80,9 @@ class Versions(LeasedDatabase):
     def anchor(self, age: float) -> int | None:
         """The version that stands for what was blessed `age` seconds ago: the first one blessed in the clock hour in which that was.
 
-        None where there was none since the last reset: a reset begins anew.
+        None where there was none since the last reset or rebuild: it begins anew.
         """
-        since = self.db.execute("SELECT coalesce(max(version), 0) FROM rows WHERE kind = 'reset'").fetchone()[0]
+        since = self.last_reset()
         query = "SELECT version, blessed_at FROM versions WHERE version >= ? AND blessed_at {} ? ORDER BY blessed_at {} LIMIT 1"
         newest = self.db.execute(query.format("<=", "DESC"), (since, self._clock() - age)).fetchone()
         if newest is None:
@@ -100,4 +103,9 @@ class Versions(LeasedDatabase):
         ]
         found = {version for query, parameters in queries for (version,) in self.db.execute(query, parameters)}
         anchors = (self.anchor(0.0), self.anchor(ANCHOR_AGE))
-        return sorted(found.union(version for version in anchors if version is not None))
+        found.update(version for version in anchors if version is not None)
+        return sorted(version for version in found if not self.is_replaced(version))
+
+    def last_reset(self) -> int:
+        """The newest version that a rollback or a rebuild made; 0 where there is none."""
+        return int(self.db.execute(_LAST_RESET).fetchone()[0])

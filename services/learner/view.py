@@ -25,6 +25,7 @@ from liveloop.v1.learner_pb2 import (
 )
 from services.learner.lineage import Span, is_in, resets, standing
 from services.learner.provenance import provenance
+from services.learner.rows import rebuilds
 from services.learner.summary import summary
 
 _POD_SILENCE = 30.0
@@ -98,9 +99,9 @@ class JournalView:
         found = db.execute(_VERSIONS, (time.time() - _POD_SILENCE, number, number, limit)).fetchall()
         lineage = standing(resets(db), _NEWEST)
         current = db.execute("SELECT max(version) FROM versions").fetchone()[0]
-        return [self._version(row, lineage, current) for row in found]
+        return [self._version(row, lineage, rebuilds(db), current) for row in found]
 
-    def _version(self, row: tuple[Any, ...], lineage: Sequence[Span], current: int | None) -> Version:
+    def _version(self, row: tuple[Any, ...], lineage: Sequence[Span], replaced: Sequence[Span], current: int | None) -> Version:
         number, parent, kind, step, feedback, patch_bytes, created_at, blessed, found, pods, published, pinned = row
         scores = [SplitScore(split=split, **score) for split, score in json.loads(found).items()]
         version = Version(
@@ -120,6 +121,8 @@ class JournalView:
             scores=scores,
         )
         version.state = self._state(version, undone=not is_in(lineage, step))
+        if any(first <= step < rebuilt for first, rebuilt in replaced):
+            version.state = VersionState.VERSION_STATE_REPLACED
         return version
 
     def _state(self, version: Version, *, undone: bool) -> VersionState.ValueType:

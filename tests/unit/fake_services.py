@@ -116,6 +116,12 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         found.decisions.add(decision="promote", who="ann", why="users like it")
         return found
 
+    def Forget(self, request: learner.ForgetRequest, context: grpc.ServicerContext) -> learner.ForgetResponse:
+        self._record(request, context)
+        done = learner.ForgetResponse(predictions=3, feedback=2, versions=[7, 9], rebuilt=12 if request.rebuild else 0)
+        done.copies_lapse_at.FromSeconds(1_700_000_000)
+        return done
+
     def Promote(self, request: learner.PromoteRequest, context: grpc.ServicerContext) -> learner.PromoteResponse:
         self._record(request, context)
         return learner.PromoteResponse()

@@ -141,6 +141,14 @@ def test_a_version_is_shown_with_its_feedback_and_what_was_decided(run: Run, loo
     assert missing.code == 2 and missing.err == "liveloop: there is no version 999\n"
 
 
+def test_forgetting_says_what_was_erased_and_when_the_last_copies_lapse(run: Run):
+    said = run("forget", "--user", "ann").out
+    assert re.search(r"erased +3 predictions, 2 feedbacks", said) and re.search(r"had taught +7, 9", said)
+    assert re.search(r"copies lapse +by 2023-11-1\d", said) and "rebuilt" not in said
+    assert re.search(r"rebuilt +version 12", run("forget", "--session", "s", "--rebuild").out)
+    assert run("forget").code == run("forget", "--user", "ann", "--session", "s").code == 2
+
+
 def test_versions_fit_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("versions").out.splitlines()

@@ -21,14 +21,15 @@ from liveloop.weights import publisher
 from services.learner import loop as loop_module
 from services.learner import server as server_module
 from services.learner.examiner import Examiner
-from services.learner.operator import By
+from services.learner.journal import By
 from services.learner.orders import MOST, Orders
-from services.learner.server import serve
+from services.learner.server import Askers, serve
 from services.learner.view import JournalView
 from tests.servers import free_port, wait_until
 from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learner_loop import Bench
 
+ASKER_KEY = b"k" * 32
 ANN = {"who": "ann", "why": "it looked wrong"}
 
 Answer = TypeVar("Answer")
@@ -41,7 +42,7 @@ class Led(Bench):
         super().__init__(folder)
         self.orders = Orders()
         self.address = f"127.0.0.1:{free_port()}"
-        self.server = serve(self.address, JournalView(folder / "learner.db"), self.orders)
+        self.server = serve(self.address, JournalView(folder / "learner.db"), self.orders, Askers(lambda: ASKER_KEY, 60.0))
         self.client = Client(learner=self.address, timeout=60)
         self.pool = ThreadPoolExecutor(1)
 

@@ -16,7 +16,7 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.channels import Channel
 from services.learner import promotion
 from services.learner.canary import Judgement, Work
-from services.learner.operator import By
+from services.learner.journal import By
 from services.learner.promotion import Between, judgements, work
 from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learner_loop import Bench

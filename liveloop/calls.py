@@ -197,6 +197,16 @@ class Methods:
         request = learner_pb2.DropQuarantineRequest(feedback=_names(feedback), who=who, why=why)
         return (await self._call(self._learner.DropQuarantine, request)).dropped
 
+    async def forget(
+        self, *, user: str = "", session_id: str = "", rebuild: bool = False, who: str, why: str = ""
+    ) -> learner_pb2.ForgetResponse:
+        """Erase all that a user, or a session, asked and judged. With `rebuild` training is redone without it: that takes time.
+
+        NotNow: it cannot be done now; the reason says whether something was erased.
+        """
+        request = learner_pb2.ForgetRequest(user=user, session_id=session_id, rebuild=rebuild, who=who, why=why)
+        return await self._call(self._learner.Forget, request)
+
     async def _submit(self, prediction: inference_pb2.Prediction | str, feedback: events_pb2.Feedback) -> inference_pb2.FeedbackAck:
         """Send one feedback. Its id is chosen before the first try, so that a try whose answer was lost counts once."""
         feedback.feedback_id = feedback.feedback_id or str(uuid.uuid4())

@@ -107,14 +107,7 @@ class Client:
     quarantine = _blocking(Methods.quarantine)
     release = _blocking(Methods.release)
     drop = _blocking(Methods.drop)
-
-    def forget(self, *, user: str = "", session_id: str = "", rebuild: bool = False, who: str, why: str = "") -> learner_pb2.ForgetResponse:
-        """Erase all that a user, or a session, asked and judged. With `rebuild` training is redone without it: that takes time.
-
-        NotNow: it cannot be done now; the reason says whether something was erased.
-        """
-        request = learner_pb2.ForgetRequest(user=user, session_id=session_id, rebuild=rebuild, who=who, why=why)
-        return self._call(self._learner.Forget, request)
+    forget = _blocking(Methods.forget)
 
     def close(self) -> None:
         """Close the connections; a call afterwards is a ValueError."""

@@ -46,7 +46,6 @@ class Settings(BaseSettings):
 
     feedback_window: float = Field(86_400.0, gt=0, description="seconds in which an answer can be judged: token lifetime and join window")
     history: float = Field(30 * 86_400.0, gt=0, description="seconds for which trained examples stay, so that the journal can be redone")
-    retention: float = Field(7 * 86_400.0, gt=0, description="seconds for which Kafka's topic keeps events: what it is created with")
     ack: Literal["local", "broker"] = Field("local", description="acknowledge feedback after the local fsync, or after Kafka has it")
     log_capacity: int = Field(1 << 30, ge=1 << 20, description="bytes an event log file or outbox may hold")
     retention: float = Field(7 * 86_400.0, gt=0, description="seconds that a Kafka topic which liveloop has to create keeps its records")

@@ -123,9 +123,8 @@ def _run(settings: Settings, stop: Stop) -> None:
 
 
 def _askers(settings: Settings) -> Askers:
-    """The embedded log, and an outbox, let go of what was read and is older than the window; Kafka's topic of what is older still."""
-    window = settings.feedback_window
-    stay = window if settings.events.startswith("sqlite:") else window + settings.retention
+    """The embedded log lets go of what was read and is older than the window, Kafka's topic of whole segments."""
+    stay = settings.feedback_window if settings.events.startswith("sqlite:") else settings.retention * (1 + 1 / 7)
     return Askers(partial(keys.asker_key, settings), stay)
 
 

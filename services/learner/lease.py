@@ -62,7 +62,7 @@ class LeasedDatabase:
         with self._immediate():
             epoch, holder, deadline = self.db.execute("SELECT epoch, holder, deadline FROM lease").fetchone()
             now = self._clock()
-            if deadline >= now and holder != self._holder:
+            if now <= deadline <= now + LEASE_SECONDS and holder != self._holder:  # later ones were set before the clock went back
                 return False
             self.epoch = 1 + max(epoch, at_least)
             self.db.execute("UPDATE lease SET epoch = ?, holder = ?, deadline = ?", (self.epoch, self._holder, now + LEASE_SECONDS))
@@ -71,7 +71,7 @@ class LeasedDatabase:
 
     def renew(self) -> None:
         """Keep the lease while nothing else is written, if it is time to. Raises LeaseLost."""
-        if self._clock() - self._renewed > LEASE_SECONDS / 4:
+        if abs(self._clock() - self._renewed) > LEASE_SECONDS / 4:  # either way: a clock that went back must not keep it from renewing
             with self.transaction():
                 pass
 

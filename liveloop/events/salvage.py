@@ -52,6 +52,8 @@ def damage(path: Path) -> str | None:
     with closing(sqlite3.connect(path, timeout=30)) as connection:
         try:
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                return None  # its maker died before there was anything in it
             connection.execute("SELECT position FROM released").fetchone()
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):

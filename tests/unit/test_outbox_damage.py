@@ -121,6 +121,14 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
     assert damaged_files(path) == ["0.db"]
 
 
+def test_a_file_whose_maker_died_at_once_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "outbox" / "0.db"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert kept(tmp_path) == []
+    assert damaged_files(path) == []
+
+
 def test_the_damaged_file_stays_as_it_was_found(tmp_path: Path) -> None:
     path = filled(tmp_path)
     checkpointed(path)

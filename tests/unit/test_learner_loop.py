@@ -21,9 +21,10 @@ from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP, Event, Feedback, Feedba
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher
+from services.learner import loop
 from services.learner.evaluator import Evaluator
 from services.learner.examiner import Examiner
-from services.learner.joiner import Joiner
+from services.learner.joiner import Joiner, is_held_out
 from services.learner.journal import Journal
 from services.learner.loop import SETTLES, LearnerLoop, Pace
 from services.learner.micro_batch import MicroBatches
@@ -33,6 +34,7 @@ from services.learner.redo import redo
 from services.learner.resume import resume
 from services.learner.tensors import TensorCache
 from services.learner.trainer import Trainer
+from tests.bounded import id_at
 from tests.tiny import tiny_bundle
 from tests.unit.test_joiner import prediction_id
 from tests.unit.test_learning import RECIPE
@@ -296,3 +298,18 @@ def test_a_journal_of_another_model_stops_the_learner(bench: Bench):
     Publisher.first(DirectoryStore(bench.folder / "weights"), bench.key, bench.bundle, bits).close()
     with pytest.raises(Misconfigured, match="the journal is of another model"):
         bench.start()
+
+
+def test_silence_trains_once_although_nothing_more_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "_CHORES", 0.0)
+    journal, now = bench.parts.journal, time.time()
+    bench.parts.joiner = Joiner(journal.db, labels=("negative", "positive"), window=0.5, default_reward=1.0)
+    of = next(one for one in (id_at(now, number) for number in range(999)) if not is_held_out(one))
+    prediction = PredictionEvent(prediction_id=of, input=Input(text="a good movie"), label="positive", version=1)
+    prediction.created_at.GetCurrentTime()
+    bench.log.append([Event(prediction=prediction)])
+    bench.turn_until(lambda: bench.states() == [State.FEEDBACK_STATE_TRAINED])
+    bench.crash()
+    bench.turn_until(bench.is_quiet)
+    assert bench.states() == [State.FEEDBACK_STATE_TRAINED]
+    assert [row.body["new"] for row in bench.parts.journal.since(0) if row.kind == "train"] == [[1]]

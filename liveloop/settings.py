@@ -39,6 +39,24 @@ class Settings(BaseSettings):
     inference_target: str = Field("", description="where the gateway finds inference, host:port; empty: inference_listen")
     learner_target: str = Field("", description="where the gateway finds the learner, host:port; empty: learner_listen")
 
+    tls_cert_file: Path | None = Field(
+        None, description="certificate that all three services show, PEM; empty: no TLS; read again on change"
+    )
+    tls_key_file: Path | None = Field(None, description="its key, PEM, not encrypted")
+    tls_client_ca_file: Path | None = Field(
+        None, description="authority of the certificates that callers must show; empty: none are asked for"
+    )
+    tls_ca_file: Path | None = Field(None, description="authority of the services' certificates, for the gateway's calls; empty: no TLS")
+    tls_client_cert_file: Path | None = Field(None, description="certificate and key that the gateway shows to the services, one PEM file")
+    allowed_origins: str = Field("", description="origins whose pages may read the gateway's answers, with commas; empty: loopback ones")
+    allowed_hosts: str = Field("", description="host names of the gateway, with commas, beside loopback ones and that of gateway_listen")
+    trusted_proxies: str = Field(
+        "127.0.0.0/8,::1", description="our proxies and gateways, CIDR, with commas: not limited, X-Forwarded-For read"
+    )
+    limit_per_address: float = Field(100.0, gt=0, description="calls (inference: items) a second of one address; ten times that at once")
+    limit_per_user: float = Field(100.0, gt=0, description="inputs a second of one user of one API key; ten times that at once")
+    limit_per_key: float = Field(5000.0, gt=0, description="inputs, judgements and rows a second of one API key; ten times that at once")
+
     token_keys_file: Path | None = Field(None, description="keys of the feedback tokens; empty: keys/tokens.json in the data folder")
     asker_key_file: Path | None = Field(None, description="key of the askers' hashes; empty: keys/asker.key in the data folder")
     signing_key_file: Path | None = Field(None, description="the learner's Ed25519 key; empty: keys/signing.key in the data folder")

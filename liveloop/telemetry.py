@@ -39,6 +39,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "learner_steps_total": ("Training steps taken.", ()),
     "versions_published_total": ("Versions published, by the kind of row that made them.", ("kind",)),
     "guard_decisions_total": ("Decisions of the guard.", ("decision",)),
+    "calls_limited_total": ("Calls refused by a limit, by what asked too much.", ("by",)),
     "http_requests_total": ("Answers of the gateway, by route and HTTP status.", ("route", "status")),
 }
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -78,6 +79,7 @@ _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "weight_updates_total": (("applied", "refused", "unavailable", "failed", "damaged"),),
     "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
     "versions_published_total": (("init", "train", "settle", "reset", "rebase"),),
+    "calls_limited_total": (("key", "user", "address"),),
     "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse"),),
 }
 """The values of each label, where they are known beforehand."""

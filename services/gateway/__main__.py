@@ -13,7 +13,7 @@ import grpc.aio
 import uvicorn
 import uvloop
 
-from liveloop import __version__, telemetry, tracing
+from liveloop import __version__, telemetry, tls, tracing
 from liveloop.errors import Misconfigured
 from liveloop.ports import family
 from liveloop.rpc import CHANNEL_OPTIONS
@@ -44,10 +44,10 @@ async def serve(settings: Settings) -> None:
         Misconfigured: an address is wrong, or its port is in use.
     """
     listener = _listen(settings.gateway_listen)
-    inference = grpc.aio.insecure_channel(settings.inference_target or settings.inference_listen, options=CHANNEL_OPTIONS)
-    learner = grpc.aio.insecure_channel(settings.learner_target or settings.learner_listen, options=CHANNEL_OPTIONS)
+    inference = _channel(settings.inference_target or settings.inference_listen, settings)
+    learner = _channel(settings.learner_target or settings.learner_listen, settings)
     async with inference, learner:
-        app = create_app(InferenceServiceStub(inference), LearnerServiceStub(learner))
+        app = create_app(InferenceServiceStub(inference), LearnerServiceStub(learner), settings)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -57,6 +57,8 @@ async def serve(settings: Settings) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACE,
         )
+        config.load()
+        config.ssl = tls.https(settings)
         server = Server(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.end)
@@ -86,6 +88,13 @@ def main() -> int:
     finally:
         tracing.shut_down()
     return 0
+
+
+def _channel(address: str, settings: Settings) -> grpc.aio.Channel:
+    credentials = tls.channel_to(settings)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def _listen(address: str) -> socket.socket:

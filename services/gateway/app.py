@@ -18,8 +18,10 @@ from starlette.types import ASGIApp
 from liveloop import __version__, telemetry, tracing
 from liveloop.errors import InvalidInput, LiveloopError
 from liveloop.rpc import error_from, error_of
+from liveloop.settings import Settings
 from liveloop.v1 import inference_pb2, learner_pb2
 from services.gateway import openapi
+from services.gateway.door import Door
 from services.gateway.edge import LOCAL_ORIGINS, Edge, read_json
 from services.gateway.problems import HttpError, problem
 from services.gateway.transcoding import from_json, to_json
@@ -109,7 +111,7 @@ def _traced() -> tuple[tuple[str, str], ...]:
     return ((tracing.HEADER, here),) if here else ()
 
 
-def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub) -> ASGIApp:
+def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub, settings: Settings) -> ASGIApp:
     """The application, calling these two stubs (of grpc.aio channels)."""
     app = FastAPI(title="liveloop", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None)
     gateway = Gateway(inference, learner)
@@ -129,9 +131,12 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameter)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(
+    app.add_middleware(Door, settings=settings)
+    origins = [one.strip() for one in settings.allowed_origins.split(",") if one.strip()]
+    app.add_middleware(  # around the door, so that a page can read why it was turned away
         CORSMiddleware,
-        allow_origin_regex=LOCAL_ORIGINS,
+        allow_origins=origins,
+        allow_origin_regex=None if origins else LOCAL_ORIGINS,
         allow_methods=["GET", "POST"],
         allow_headers=["Content-Type"],
         expose_headers=["Retry-After"],

@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from liveloop import __version__, keys, tracing
+from liveloop import __version__, keys, tls, tracing
 from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
 from liveloop.ports import require_free
@@ -29,6 +29,7 @@ from liveloop.telemetry import OperationsServer, gauge, histogram, logger, set_u
 from liveloop.v1 import inference_pb2
 from liveloop.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from services.inference.batcher import Batcher
+from services.inference.limiter import Limiter
 from services.inference.requests import MAX_ITEMS
 from services.inference.server import InferenceServicer, Serving
 from services.inference.tokens import Tokens
@@ -99,9 +100,10 @@ def _listen(settings: Settings) -> grpc.aio.Server:
     """A server that holds its port; callers wait until it is started. Raises Misconfigured when the port is in use."""
     require_free(settings.inference_listen)
     largest_call = MAX_ITEMS * settings.max_text_bytes + (1 << 20)
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", largest_call)])
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", largest_call)]
+    server = grpc.aio.server(options=options, interceptors=[Limiter(settings)])
     try:
-        server.add_insecure_port(settings.inference_listen)
+        tls.listen(server, settings.inference_listen, tls.grpc_server(settings))
     except RuntimeError as error:  # taken in the moment between
         raise Misconfigured(f"cannot listen on {settings.inference_listen}; choose another port") from error
     return server

@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch
 
-from liveloop import __version__, keys, telemetry, tracing
+from liveloop import __version__, keys, telemetry, tls, tracing
 from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
@@ -100,7 +100,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     journal = Journal(settings.data / "learner.db", holder=_holder())
     orders = Orders()
     view = JournalView(settings.data / "learner.db", canary_share=settings.canary_share)
-    server = serve(settings.learner_listen, view, orders, _askers(settings))
+    server = serve(settings.learner_listen, view, orders, _askers(settings), tls.grpc_server(settings))
     device = choose_device(settings)
     materials = load_materials(settings, device)
     torch.set_num_threads(materials.recipe.threads)

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from liveloop import tls
 from liveloop.askers import asker_hash
 from liveloop.errors import InvalidInput, LiveloopError, Misconfigured
 from liveloop.ports import require_free
@@ -219,8 +220,8 @@ def _names(feedback: Iterable[pb.FeedbackName]) -> list[Name]:
     return found
 
 
-def serve(address: str, view: JournalView, orders: Orders, askers: Askers) -> Any:
-    """Listen on `address` (host:port) and answer. Raises Misconfigured when the port is in use."""
+def serve(address: str, view: JournalView, orders: Orders, askers: Askers, credentials: grpc.ServerCredentials | None = None) -> Any:
+    """Listen on `address` (host:port), with TLS where there are `credentials`, and answer. Raises Misconfigured when the port is in use."""
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
     add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers), server)  # type: ignore[abstract]
@@ -231,7 +232,7 @@ def serve(address: str, view: JournalView, orders: Orders, askers: Askers) -> An
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        server.add_insecure_port(address)
+        tls.listen(server, address, credentials)
     except RuntimeError as error:
         raise Misconfigured(f"cannot listen on {address}; is liveloop already running? choose another port") from error
     server.start()

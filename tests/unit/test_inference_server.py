@@ -309,7 +309,7 @@ def test_a_deadline_that_passes_in_the_queue_is_said_and_the_model_is_not_asked(
 )
 def test_a_feedback_is_durable_when_acknowledged_and_carries_the_hash_of_the_asker(shared: Service, signal: dict[str, object]):
     (found,) = shared.predict("a dull film", user="bob")
-    item = shared.thumb(found, user="mallory", reasons=["tone"], comment="no", **signal)
+    item = shared.thumb(found, user="mallory", reasons=["tone"], comment="no, ask ann@example.com", **signal)
     (ack,) = shared.feed(item)
     assert (ack.status, ack.code, ack.field, ack.reason) == (ACK_STATUS_ACCEPTED, "", "", "")
     event = shared.events("feedback")[-1].feedback
@@ -320,6 +320,7 @@ def test_a_feedback_is_durable_when_acknowledged_and_carries_the_hash_of_the_ask
     assert (event.feedback.feedback_token, event.feedback.user) == ("", "")
     assert event.feedback.WhichOneof("signal") == item.WhichOneof("signal")
     assert list(event.feedback.reasons) == ["tone"]
+    assert event.feedback.comment == "no, ask [e-mail]"
 
 
 def test_the_same_feedback_again_is_a_duplicate_and_other_content_a_conflict(service: Service):

@@ -17,7 +17,7 @@ from liveloop.errors import Misconfigured, Unavailable
 from liveloop.events.sqlite import SqliteLog
 from liveloop.tasks import LabelledExample
 from liveloop.tasks.classification import Classification
-from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP, Event, Feedback, FeedbackEvent, Input, PredictionEvent
+from liveloop.v1.events_pb2 import SOURCE_EXPERT, SOURCE_HUMAN, THUMB_DOWN, THUMB_UP, Event, Feedback, FeedbackEvent, Input, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.publisher import Publisher
@@ -96,12 +96,12 @@ class Bench:
         self.parts.journal.close()
         self.start()
 
-    def thumb(self, signal: int, *, held_out: bool = False) -> None:
+    def thumb(self, signal: int, *, held_out: bool = False, source: int = SOURCE_HUMAN) -> None:
         of = prediction_id(self.sent, held_out=held_out)
         self.sent += 1
         prediction = PredictionEvent(prediction_id=of, input=Input(text="a good movie"), label="positive", version=1)
         prediction.created_at.GetCurrentTime()
-        event = FeedbackEvent(feedback=Feedback(feedback_id="x", prediction_id=of, thumb=signal), judge=b"j")
+        event = FeedbackEvent(feedback=Feedback(feedback_id="x", prediction_id=of, thumb=signal, source=source), judge=b"j")
         event.accepted_at.GetCurrentTime()
         self.log.append([Event(prediction=prediction), Event(feedback=event)])
 
@@ -177,14 +177,15 @@ def test_a_publish_that_a_crash_prevented_is_finished(bench: Bench, monkeypatch:
 
 
 def test_any_version_is_reproduced_from_the_journal_alone(bench: Bench):
-    for _ in range(2):
-        bench.thumb(THUMB_UP)
+    for source in (SOURCE_HUMAN, SOURCE_EXPERT):
+        bench.thumb(THUMB_UP, source=source)
         bench.turn_until(bench.is_quiet)
         bench.turn_until(lambda: not bench.parts.batches.waiting() and len(bench.states()) == bench.sent and bench.is_quiet())
     journal, publisher = bench.parts.journal, bench.publisher
     other = Trainer(Classification(bench.bundle), bench.bundle.layout, CPU)
-    row = redo(journal, other, bench.parts.batches, lambda version: publisher.load(version, journal.manifest(version)), until=3)
-    assert row.version == 3 and np.array_equal(other.bits, publisher.load(3, journal.manifest(3)))
+    for until in (3, bench.head.current):
+        row = redo(journal, other, bench.parts.batches, lambda version: publisher.load(version, journal.manifest(version)), until=until)
+        assert row.version == until and np.array_equal(other.bits, publisher.load(until, journal.manifest(until)))
 
 
 def test_an_unequal_redo_says_so_and_publishes_a_new_version(bench: Bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,3 +149,15 @@ def test_the_guard_refuses_a_task_loss_far_from_its_median():
     assert not any(guard.refusal(StepReport(0.3, 0.3, 1.0)) for _ in range(20))
     assert guard.refusal(StepReport(9.0, 0.3, 1.0))
     assert not guard.refusal(StepReport(0.5, 0.3, 1.0))
+
+
+def test_an_experts_word_moves_the_weights_as_far_as_its_recipe_says():
+    def loss(by_expert: bool, recipe: Recipe) -> float:
+        trainer, _ = new_trainer()
+        return trainer.compute(replace(batch(UP), by_expert=(by_expert,)), recipe, 1).feedback_loss
+
+    plain = loss(False, RECIPE)
+    assert loss(True, RECIPE) == pytest.approx(2.0 * plain)
+    assert loss(True, replace(RECIPE, expert_weight=3.0)) == pytest.approx(3.0 * plain)
+    assert loss(True, replace(RECIPE, expert_share=1 / 16)) == pytest.approx(0.5 * plain)
+    assert loss(False, replace(RECIPE, expert_weight=3.0, expert_share=0.1)) == plain

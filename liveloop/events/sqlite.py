@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,6 +27,8 @@ INSERT INTO released VALUES (0)
 """
 _POLL = 0.015
 """Seconds between two looks at a file in which nothing is new."""
+_PAGE_BYTES = 2 << 20
+"""One read ends with the row that reaches this, so that a reader of a long backlog holds little of it, many times larger decoded."""
 _TRIM_ROWS = 1000
 """Rows that one transaction removes at most, so that no writer waits long for it."""
 _TRIM_SECONDS = 1.0
@@ -187,8 +190,16 @@ def _rows(connection: sqlite3.Connection, position: int | None, limit: int) -> t
             raise LiveloopError(
                 f"position {position} is not in this event log, which reaches from {oldest} to {end}: removed, or another file?"
             )
-    rows = connection.execute("SELECT position, record FROM batch WHERE position >= ? ORDER BY position LIMIT ?", (position or 0, limit))
-    return rows.fetchall(), end
+    found: list[tuple[int, bytes]] = []
+    size = 0
+    statement = "SELECT position, record FROM batch WHERE position >= ? ORDER BY position LIMIT ?"
+    with closing(connection.execute(statement, (position or 0, limit))) as rows:
+        for row in rows:
+            found.append(row)
+            size += len(row[1])
+            if size >= _PAGE_BYTES:
+                break
+    return found, end
 
 
 def _end(connection: sqlite3.Connection) -> int:

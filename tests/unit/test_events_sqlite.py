@@ -245,3 +245,15 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
 def _writer(folder: Path, name: str, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(folder / "events.db"), name, str(count)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
+
+
+def test_a_read_of_a_long_backlog_ends_before_it_holds_much_of_it(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "events.db") as log:
+        for number in range(10):
+            log.append([prediction(number, text="x" * 1_000_000)])
+        page = log.read({}, limit=100, timeout=0)
+        assert len(page.records) == 3
+        assert not page.at_end
+        rest = log.read({0: 9}, limit=100, timeout=0)
+        assert [record.position for record in rest.records] == [9, 10]
+        assert rest.at_end == {0}

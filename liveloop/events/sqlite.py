@@ -27,7 +27,7 @@ INSERT INTO released VALUES (0)
 """
 _POLL = 0.015
 """Seconds between two looks at a file in which nothing is new."""
-_PAGE_BYTES = 2 << 20
+_PAGE_BYTES = 1 << 20
 """One read ends with the row that reaches this, so that a reader of a long backlog holds little of it, many times larger decoded."""
 _TRIM_ROWS = 1000
 """Rows that one transaction removes at most, so that no writer waits long for it."""

@@ -8,6 +8,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
+HEADER = "authorization"
+"""Where a key travels, as `Bearer KEY`: the HTTP header, the gRPC metadata."""
+
 
 class Scope(StrEnum):
     """What an API key can entitle a client to."""

@@ -16,7 +16,7 @@ from liveloop import orders
 from liveloop.addresses import Data, GrpcPort, LearnerPort, connect, data_folder
 from liveloop.errors import LiveloopError, Misconfigured, NotFound, Unavailable, sentence
 
-_OF_SERVICES = ("up", "init", "demo", "bench")
+_OF_SERVICES = ("up", "init", "keys", "demo", "bench")
 _FULL_ID = 36  # characters of a UUID
 
 app = typer.Typer(help="A model that learns from its users while it serves them.", add_completion=False, no_args_is_help=True)

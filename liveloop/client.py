@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast, ove
 
 import grpc
 
+from liveloop.access import HEADER
 from liveloop.calls import Asked, Methods, Request, Response
 from liveloop.rpc import CHANNEL_OPTIONS, channel_credentials
 from liveloop.v1 import inference_pb2
@@ -183,4 +184,4 @@ class _Awaiting:
 
 
 def _with(key: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {key}"),) if key else ()
+    return ((HEADER, f"Bearer {key}"),) if key else ()

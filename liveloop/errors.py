@@ -2,6 +2,7 @@
 
 LiveloopError                INTERNAL
 ├── InvalidInput             INVALID_ARGUMENT      the caller's fault; names the field
+├── KeyUnknown               UNAUTHENTICATED       an API key is missing, or is none of ours
 ├── NotEntitled              PERMISSION_DENIED     the caller may not do this
 │   └── TokenForged                                missing, forged, or of another prediction
 ├── NotNow                   FAILED_PRECONDITION   as things stand it cannot be done
@@ -39,6 +40,12 @@ class InvalidInput(LiveloopError):
     """What the caller sent cannot be used."""
 
     code = "INVALID_ARGUMENT"
+
+
+class KeyUnknown(LiveloopError):
+    """The call needs an API key and shows none, or one that is not known or was revoked."""
+
+    code = "UNAUTHENTICATED"
 
 
 class NotEntitled(LiveloopError):

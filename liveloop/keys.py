@@ -27,21 +27,23 @@ def make_keys(folder: Path) -> None:
     """Make all keys that are not there yet, readable by their owner alone."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / "tokens.json").exists():
-        _write(folder / "tokens.json", json.dumps({"current": "1", "keys": {"1": secrets.token_hex(32)}}).encode())
+        write_secret(folder / "tokens.json", json.dumps({"current": "1", "keys": {"1": secrets.token_hex(32)}}).encode())
     if not (folder / "asker.key").exists():
-        _write(folder / "asker.key", secrets.token_hex(32).encode())
+        write_secret(folder / "asker.key", secrets.token_hex(32).encode())
     if not (folder / "signing.key").exists():
         new = Ed25519PrivateKey.generate()
         pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        _write(folder / "signing.key", pem)
+        write_secret(folder / "signing.key", pem)
     if not (folder / "verify.key").exists():
         public = _signing_key(folder / "signing.key").public_key()
-        _write(folder / "verify.key", public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+        write_secret(
+            folder / "verify.key", public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
 
 
 def token_keys(settings: Settings) -> TokenKeys:
     """The keys of the feedback tokens. Raises Misconfigured where they are missing."""
-    path = settings.token_keys_file or settings.data / "keys" / "tokens.json"
+    path = _token_file(settings)
     try:
         stored = json.loads(_read(path))
         keys = TokenKeys(current=stored["current"], secrets={name: bytes.fromhex(secret) for name, secret in stored["keys"].items()})
@@ -49,6 +51,15 @@ def token_keys(settings: Settings) -> TokenKeys:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Misconfigured(f"{path} is not a file of token keys; `liveloop init` makes one") from error
     return keys
+
+
+def rotate_token_keys(settings: Settings) -> str:
+    """Add a key of the feedback tokens and make it the current one; the old ones stay. Returns its id. Raises Misconfigured."""
+    path, found = _token_file(settings), token_keys(settings)
+    current = str(1 + max((int(one) for one in found.secrets if one.isdigit()), default=0))
+    stored = {name: secret.hex() for name, secret in found.secrets.items()} | {current: secrets.token_hex(32)}
+    write_secret(path, json.dumps({"current": current, "keys": stored}).encode())
+    return current
 
 
 def asker_key(settings: Settings) -> bytes:
@@ -77,6 +88,10 @@ def verify_key(settings: Settings) -> Ed25519PublicKey:
     return key
 
 
+def _token_file(settings: Settings) -> Path:
+    return settings.token_keys_file or settings.data / "keys" / "tokens.json"
+
+
 def _signing_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(_read(path), password=None)
@@ -95,8 +110,9 @@ def _read(path: Path) -> bytes:
         raise Misconfigured(reason) from error
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Create a file that is there whole or not at all, whatever interrupts this."""
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a file, for its owner's eyes alone, that is there whole or as before, whatever interrupts this."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)

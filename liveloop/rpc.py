@@ -22,12 +22,13 @@ from liveloop.errors import (
     DeadlinePassed,
     FeedbackConflict,
     InvalidInput,
+    KeyUnknown,
     LiveloopError,
     Misconfigured,
+    NotEntitled,
     NotFound,
     NotNow,
     Overloaded,
-    TokenForged,
     Unavailable,
     WeightsRefused,
 )
@@ -46,7 +47,8 @@ _BY_CODE: dict[str, type[LiveloopError]] = {
     kind.code: kind
     for kind in (
         InvalidInput,
-        TokenForged,
+        KeyUnknown,
+        NotEntitled,
         NotNow,
         FeedbackConflict,
         DeadlinePassed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -58,6 +59,8 @@ class Settings(BaseSettings):
     limit_per_key: float = Field(5000.0, gt=0, description="inputs, judgements and rows a second of one API key; ten times that at once")
 
     token_keys_file: Path | None = Field(None, description="keys of the feedback tokens; empty: keys/tokens.json in the data folder")
+    api_keys_file: Path | None = Field(None, description="hashes of the API keys; empty: keys/api.json in the data folder, if it is there")
+    gateway_key_file: Path | None = Field(None, description="API key the gateway shows for callers who show none, one line; empty: none")
     asker_key_file: Path | None = Field(None, description="key of the askers' hashes; empty: keys/asker.key in the data folder")
     signing_key_file: Path | None = Field(None, description="the learner's Ed25519 key; empty: keys/signing.key in the data folder")
     verify_key_file: Path | None = Field(None, description="its public half; empty: keys/verify.key in the data folder")
@@ -167,3 +170,12 @@ def host_port(address: str) -> tuple[str, int]:
     if not (colon and host and port.isdigit()):
         raise Misconfigured(f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` can be reached from this machine alone. A name is resolved by nobody: only localhost counts."""
+    host, _ = host_port(address)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

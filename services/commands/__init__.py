@@ -1,4 +1,4 @@
-"""The commands that need a clone: up, init, demo and bench. Each imports what it needs when it runs, so that `--help` stays quick."""
+"""The commands that need a clone: up, init, keys, demo and bench. Each imports what it needs when it runs, so that `--help` stays quick."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ def register(app: typer.Typer) -> None:
     from services.commands.bench import bench_app
     from services.commands.demo import demo
     from services.commands.init import init
+    from services.commands.keys import keys_app
 
     app.command("up")(_up)
+    app.add_typer(keys_app(), name="keys")
     app.command("init")(init)
     app.command("demo")(demo)
     app.add_typer(bench_app(), name="bench")

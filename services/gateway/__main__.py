@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 
 from liveloop import __version__, telemetry, tls, tracing
+from liveloop.admission import open_access
 from liveloop.errors import Misconfigured
 from liveloop.ports import family
 from liveloop.rpc import CHANNEL_OPTIONS
@@ -43,6 +44,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         Misconfigured: an address is wrong, or its port is in use.
     """
+    open_access(settings)
     listener = _listen(settings.gateway_listen)
     inference = _channel(settings.inference_target or settings.inference_listen, settings)
     learner = _channel(settings.learner_target or settings.learner_listen, settings)

@@ -15,14 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from liveloop import __version__, telemetry, tracing
+from liveloop import __version__, access, telemetry, tracing
+from liveloop.api_keys import api_key
 from liveloop.errors import InvalidInput, LiveloopError
 from liveloop.rpc import error_from, error_of
 from liveloop.settings import Settings
 from liveloop.v1 import inference_pb2, learner_pb2
 from services.gateway import openapi
 from services.gateway.door import Door
-from services.gateway.edge import LOCAL_ORIGINS, Edge, read_json
+from services.gateway.edge import LOCAL_ORIGINS, Edge, read_json, shown_key
 from services.gateway.problems import HttpError, problem
 from services.gateway.transcoding import from_json, to_json
 
@@ -47,7 +48,9 @@ ResponseMessage = TypeVar("ResponseMessage")
 class Gateway:
     """The handlers, one per route."""
 
-    def __init__(self, inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub) -> None:
+    def __init__(self, inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub, key: str) -> None:
+        """`key` is the API key to show for callers who show none."""
+        self._key = key
         self._inference = inference
         self._learner = learner
         self._log = telemetry.logger(service="gateway")
@@ -93,10 +96,15 @@ class Gateway:
         """Call a service and pass its answer on."""
         return JSONResponse(to_json(await self._call(service, rpc, message)))
 
+    def _metadata(self) -> list[tuple[str, str]]:
+        """What goes with every call: who calls, and the trace."""
+        authority = shown_key() or (f"Bearer {self._key}" if self._key else "")
+        return [(name, value) for name, value in ((access.HEADER, authority), (tracing.HEADER, tracing.traceparent())) if value]
+
     async def _call(self, service: str, rpc: grpc.aio.UnaryUnaryMultiCallable[Any, ResponseMessage], message: object) -> ResponseMessage:
         """Call a service; its errors become the tree's."""
         try:
-            return await rpc(message, timeout=_TIMEOUT, metadata=_traced())
+            return await rpc(message, timeout=_TIMEOUT, metadata=self._metadata())
         except grpc.RpcError as call:
             error = error_from(call)
             if error.code in _NOT_FOR_CALLERS:
@@ -105,16 +113,10 @@ class Gateway:
             raise error from call
 
 
-def _traced() -> tuple[tuple[str, str], ...]:
-    """The trace context, as a call takes it along."""
-    here = tracing.traceparent()
-    return ((tracing.HEADER, here),) if here else ()
-
-
 def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyncStub, settings: Settings) -> ASGIApp:
-    """The application, calling these two stubs (of grpc.aio channels)."""
+    """The application, calling these two stubs (of grpc.aio channels). Raises Misconfigured when its API key cannot be read."""
     app = FastAPI(title="liveloop", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None)
-    gateway = Gateway(inference, learner)
+    gateway = Gateway(inference, learner, api_key(settings.gateway_key_file))
     for path, method, handler in (
         ("/v1/predict", "POST", gateway.predict),
         ("/v1/feedback", "POST", gateway.submit_feedback),
@@ -138,7 +140,7 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
         allow_origins=origins,
         allow_origin_regex=None if origins else LOCAL_ORIGINS,
         allow_methods=["GET", "POST"],
-        allow_headers=["Content-Type"],
+        allow_headers=["Authorization", "Content-Type", "traceparent"],
         expose_headers=["Retry-After"],
     )
     openapi.complete(app)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from liveloop import telemetry, tracing
+from liveloop import access, telemetry, tracing
 from liveloop.errors import InvalidInput
 from services.gateway.problems import HttpError
 
@@ -24,6 +25,14 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+_shown: ContextVar[str] = ContextVar("authorization", default="")
+
+
+def shown_key() -> str:
+    """The Authorization header of the request that is being answered; empty where there is none."""
+    return _shown.get()
 
 
 async def read_json(request: Request, *types: str) -> Any:
@@ -85,6 +94,9 @@ class Edge:
                 span.tell(f"{scope['method']} {route}", http__route=route, http__response__status_code=message["status"])
             await send(message)
 
-        caller = tracing.from_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        with tracing.span(scope["method"], parent=caller, kind="server", http__request__method=scope["method"]) as span:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        _shown.set(headers.get(access.HEADER, ""))  # each request is a task of its own
+        with tracing.span(
+            scope["method"], parent=tracing.from_headers(headers.items()), kind="server", http__request__method=scope["method"]
+        ) as span:
             await self._app(scope, receive, send_with_headers)

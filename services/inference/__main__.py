@@ -21,6 +21,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from liveloop import __version__, keys, tls, tracing
+from liveloop.admission import Access, open_access
 from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
 from liveloop.ports import require_free
@@ -78,6 +79,7 @@ async def _run(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    access = open_access(settings)
     tokens = Tokens(keys.token_keys(settings), keys.asker_key(settings), window=settings.feedback_window)
     operations = OperationsServer(settings.inference_ops_listen, ready.is_set)
     server = _listen(settings)
@@ -86,7 +88,7 @@ async def _run(settings: Settings) -> None:
     try:
         pod = await asyncio.to_thread(_load, settings, stopping)
         if pod is not None:
-            async with _serving(settings, server, pod, intake, tokens):
+            async with _serving(settings, server, pod, intake, tokens, access):
                 ready.set()
                 await stopped.wait()
                 ready.clear()
@@ -120,7 +122,9 @@ def _load(settings: Settings, stopping: threading.Event) -> Pod | None:
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, server: grpc.aio.Server, pod: Pod, intake: Intake, tokens: Tokens) -> AsyncIterator[None]:
+async def _serving(
+    settings: Settings, server: grpc.aio.Server, pod: Pod, intake: Intake, tokens: Tokens, access: Access
+) -> AsyncIterator[None]:
     """Serve inside; on the way out finish what is in flight."""
     batcher = Batcher(pod.compute, limit=settings.queue_limit, batch_tokens=settings.batch_tokens, observe=histogram("batch_size").observe)
     updater, keeper = Updater(pod.subscriber, pod.replica, intake, pod.tally, pod=pod.name), Keeper(pod.subscriber)
@@ -129,7 +133,7 @@ async def _serving(settings: Settings, server: grpc.aio.Server, pod: Pod, intake
         head = pod.subscriber.head
         return Serving(pod.replica.version, head.blessed, head.canary_share)
 
-    servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving)
+    servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving, access=access)
     add_InferenceServiceServicer_to_server(servicer, server)
     probes = health.aio.HealthServicer()
     add_HealthServicer_to_server(probes, server)

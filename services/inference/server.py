@@ -15,6 +15,7 @@ import grpc
 from uuid_utils import uuid7
 
 from liveloop import tracing
+from liveloop.admission import Access
 from liveloop.errors import LiveloopError
 from liveloop.rpc import details_of
 from liveloop.tasks import Encoded, Task
@@ -54,9 +55,12 @@ def answers_errors(method: Method[Request, Response]) -> Method[Request, Respons
 
     @functools.wraps(method)
     async def call(servicer: Any, request: Request, context: Context) -> Response:
-        caller = tracing.from_headers(context.invocation_metadata() or ())
+        name, metadata = f"{_SERVICE}/{method.__name__}", context.invocation_metadata() or ()
         try:
-            with tracing.span(f"{_SERVICE}/{method.__name__}", parent=caller, kind="server", rpc__system="grpc"):
+            with (
+                tracing.span(name, parent=tracing.from_headers(metadata), kind="server", rpc__system="grpc"),
+                servicer.access.admitted(name, metadata),
+            ):
                 return await method(servicer, request, context)
         except LiveloopError as error:
             reason = f"{error.field}: {error.reason}" if error.field else error.reason
@@ -80,9 +84,11 @@ class InferenceServicer(InferenceServiceServicer):
         *,
         max_text_bytes: int,
         serving: Callable[[], Serving],
+        access: Access | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`serving` tells what is served now; `clock` is Unix seconds."""
+        """`serving` tells what is served now; `access` lets callers in, everybody where None; `clock` is Unix seconds."""
+        self.access = access or Access()
         self._task = task
         self._batcher = batcher
         self._intake = intake

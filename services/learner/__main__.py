@@ -15,6 +15,7 @@ from types import FrameType
 import torch
 
 from liveloop import __version__, keys, telemetry, tls, tracing
+from liveloop.admission import open_access
 from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
 from liveloop.events import open_log
 from liveloop.settings import Settings, load_settings
@@ -85,6 +86,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     if not settings.data.is_dir():
         raise Misconfigured(f"there is no data folder {settings.data}; `liveloop init --data {settings.data}` makes one")
     keys.signing_key(settings)
+    access = open_access(settings)
     ready = threading.Event()
     operations = telemetry.OperationsServer(settings.learner_ops_listen, ready.is_set)
     telemetry.gauge("build_info").labels(__version__, "learner").set(1)
@@ -100,7 +102,7 @@ def _run(settings: Settings, stop: Stop) -> None:
     journal = Journal(settings.data / "learner.db", holder=_holder())
     orders = Orders()
     view = JournalView(settings.data / "learner.db", canary_share=settings.canary_share)
-    server = serve(settings.learner_listen, view, orders, _askers(settings), tls.grpc_server(settings))
+    server = serve(settings.learner_listen, view, orders, _askers(settings), access, tls.grpc_server(settings))
     device = choose_device(settings)
     materials = load_materials(settings, device)
     torch.set_num_threads(materials.recipe.threads)

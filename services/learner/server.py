@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from liveloop import tls
+from liveloop.access import caller
+from liveloop.admission import Access
 from liveloop.askers import asker_hash
 from liveloop.errors import InvalidInput, LiveloopError, Misconfigured
 from liveloop.ports import require_free
@@ -29,6 +31,7 @@ from services.learner.view import JournalView
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _Outcome = TypeVar("_Outcome")
+_SERVICE = pb.DESCRIPTOR.services_by_name["LearnerService"].full_name
 _VERSIONS, _QUARANTINED, _LISTED = 20, 100, 1000
 """Listed where the caller names no limit, and at the most."""
 _TEXT = 256
@@ -66,7 +69,8 @@ def _translates(
     @wraps(method)
     def answer(self: Any, request: _Request, context: grpc.ServicerContext) -> _Response:
         try:
-            return method(self, request, context)
+            with self.access.admitted(f"{_SERVICE}/{method.__name__}", context.invocation_metadata()):
+                return method(self, request, context)
         except LiveloopError as error:
             context.set_trailing_metadata(details_of(error))
             context.abort(grpc.StatusCode[error.code], error.reason)
@@ -78,7 +82,9 @@ def _translates(
 class LearnerServicer(LearnerServiceServicer):
     """Thin: each call is one question to the view, or one order."""
 
-    def __init__(self, view: JournalView, orders: Orders, askers: Askers) -> None:
+    def __init__(self, view: JournalView, orders: Orders, askers: Askers, access: Access | None = None) -> None:
+        """`access` lets callers in; everybody where None."""
+        self.access = access or Access()
         self._view = view
         self._orders = orders
         self._askers = askers
@@ -208,7 +214,8 @@ def _by(request: _Signed) -> By:
             raise InvalidInput(f"{field} is longer than {_TEXT} bytes", field=field)
     if not request.who.strip():
         raise InvalidInput("who is empty: an order is journalled with who gave it", field="who")
-    return By(request.who, request.why)
+    client = caller().client
+    return By(f"{request.who} ({client})" if client else request.who, request.why)
 
 
 def _names(feedback: Iterable[pb.FeedbackName]) -> list[Name]:
@@ -220,17 +227,26 @@ def _names(feedback: Iterable[pb.FeedbackName]) -> list[Name]:
     return found
 
 
-def serve(address: str, view: JournalView, orders: Orders, askers: Askers, credentials: grpc.ServerCredentials | None = None) -> Any:
-    """Listen on `address` (host:port), with TLS where there are `credentials`, and answer. Raises Misconfigured when the port is in use."""
+def serve(
+    address: str,
+    view: JournalView,
+    orders: Orders,
+    askers: Askers,
+    access: Access | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Any:
+    """Listen on `address` (host:port), with TLS where there are `credentials`, and answer whom `access` lets in.
+
+    Raises Misconfigured when the port is in use.
+    """
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
-    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers), server)  # type: ignore[abstract]
-    name = pb.DESCRIPTOR.services_by_name["LearnerService"].full_name
+    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers, access), server)  # type: ignore[abstract]
     status = health.HealthServicer()
-    for service in ("", name):
+    for service in ("", _SERVICE):
         status.set(service, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         tls.listen(server, address, credentials)
     except RuntimeError as error:

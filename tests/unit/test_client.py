@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from liveloop import AsyncClient, Client, InvalidInput, NotFound, Overloaded, Row, TokenForged, Unavailable
+from liveloop import AsyncClient, Client, InvalidInput, NotEntitled, NotFound, Overloaded, Row, TokenForged, Unavailable
 from liveloop.errors import DeadlinePassed
 from liveloop.v1 import inference_pb2, learner_pb2
 from liveloop.v1.events_pb2 import SOURCE_EXPERT, THUMB_DOWN, THUMB_UP
@@ -111,7 +111,7 @@ def test_a_refusal_keeps_its_kind_and_field_and_is_not_tried_again(client: Clien
     with pytest.raises(NotFound):
         client.status("never", "sent")
     loop.fail_next = [TokenForged("who are you?"), DeadlinePassed("too late")]
-    with pytest.raises(TokenForged):
+    with pytest.raises(NotEntitled):
         client.model()
     with pytest.raises(DeadlinePassed):
         client.model()

@@ -22,12 +22,21 @@ def connect(grpc_port: int | None = None, *, learner_port: int | None = None, ti
     """A client of the loop that is meant here; `timeout` is for a whole call, in seconds."""
     from liveloop.client import Client
 
-    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port), timeout=timeout)
+    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port), timeout=timeout, key=_key())
 
 
 def data_folder(folder: Path | None) -> Path:
     """The folder named on the command line, else the one that is set."""
     return folder or Path(_setting("data") or "liveloop-data")
+
+
+def _key() -> str:
+    """The API key in the file that LIVELOOP_KEY_FILE names; empty without one. Raises Misconfigured when it cannot be read."""
+    path = _setting("key_file")
+    try:
+        return Path(path).read_text(encoding="ascii").strip() if path else ""
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"the file of the API key, {path}, cannot be read") from error
 
 
 def _address(service: str, port: int | None) -> str:

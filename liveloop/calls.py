@@ -131,7 +131,10 @@ class Methods:
         return acks
 
     async def status(self, prediction_id: str, feedback_id: str = "") -> learner_pb2.GetFeedbackStatusResponse:
-        """What became of a feedback; of the newest on that prediction without `feedback_id`. NotFound: not read yet, or never sent."""
+        """What became of a feedback; of the newest on that prediction without `feedback_id`. NotFound: not read yet, or never sent.
+
+        A labelled row of the id x is asked for as the prediction `example:x`.
+        """
         request = learner_pb2.GetFeedbackStatusRequest(prediction_id=prediction_id, feedback_id=feedback_id)
         return await self._call(self._learner.GetFeedbackStatus, request)
 

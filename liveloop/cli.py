@@ -8,13 +8,19 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liveloop import orders
+from liveloop import learning, orders
 from liveloop.addresses import Data, GrpcPort, LearnerPort, connect, data_folder
 from liveloop.errors import LiveloopError, Misconfigured, NotFound, Unavailable, sentence
+from liveloop.learning import Source
+
+if TYPE_CHECKING:
+    from liveloop.client import Client
+    from liveloop.v1.inference_pb2 import Prediction
+    from liveloop.v1.learner_pb2 import GetFeedbackStatusResponse
 
 _OF_SERVICES = ("up", "init", "keys", "demo", "bench")
 _FULL_ID = 36  # characters of a UUID
@@ -24,6 +30,7 @@ feedback = typer.Typer(help="Judge answers, and ask what became of it.", no_args
 versions = typer.Typer(invoke_without_command=True)
 app.add_typer(feedback, name="feedback")
 app.add_typer(versions, name="versions")
+app.command()(learning.learn)
 orders.register(app)
 
 Id = Annotated[str, typer.Argument(help="Id of the answer, or the beginning of it.", metavar="ID")]
@@ -68,29 +75,36 @@ def send(
     thumb: Annotated[Thumb | None, typer.Argument(help="Was it right?")] = None,
     correct: Annotated[str, typer.Option(metavar="LABEL", help="The label it should have been.")] = "",
     rating: Annotated[float | None, typer.Option(help="How right, from 0 to 1.")] = None,
+    source: Annotated[Source, typer.Option(help="Who judges: expert and code need a key with the scope feedback.")] = Source.human,
+    user: Annotated[str, typer.Option(help="In whose name; needs a key with the scope feedback.")] = "",
     data: Data = None,
     grpc_port: GrpcPort = None,
 ) -> None:
-    """Judge one of the last 1,000 answers: up, down, --correct LABEL or --rating R."""
+    """Judge one of the last 1,000 answers, with a key any answer: up, down, --correct LABEL or --rating R."""
     from liveloop import recent, report
 
     if (thumb is not None) + bool(correct) + (rating is not None) != 1:
         raise typer.BadParameter("give one of: up, down, --correct LABEL, --rating R")
-    prediction = recent.find(data_folder(data), answer_id)
+    prediction = _answer(data_folder(data), answer_id)
     with connect(grpc_port) as client:
-        ack = client.feedback(prediction, thumb.value if thumb else rating, label=correct)
+        ack = client.feedback(prediction, thumb.value if thumb else rating, label=correct, source=source.value, user=user)
     report.acknowledged(ack, prediction.prediction_id)
     recent.keep_sent(data_folder(data), prediction.prediction_id, ack.feedback_id)
 
 
 @feedback.command()
-def retract(answer_id: Id, data: Data = None, grpc_port: GrpcPort = None) -> None:
+def retract(
+    answer_id: Id,
+    user: Annotated[str, typer.Option(help="In whose name; needs a key with the scope feedback.")] = "",
+    data: Data = None,
+    grpc_port: GrpcPort = None,
+) -> None:
     """Take back what was said about an answer: it never trains again."""
     from liveloop import recent, report
 
-    prediction = recent.find(data_folder(data), answer_id)
+    prediction = _answer(data_folder(data), answer_id)
     with connect(grpc_port) as client:
-        ack = client.retract(prediction)
+        ack = client.retract(prediction, user=user)
     report.acknowledged(ack, prediction.prediction_id)
     recent.keep_sent(data_folder(data), prediction.prediction_id, ack.feedback_id)
 
@@ -102,13 +116,17 @@ def status(
     data: Data = None,
     learner_port: LearnerPort = None,
 ) -> None:
-    """What became of a feedback."""
+    """What became of a feedback, or of a labelled row by its id."""
     from liveloop import recent, report
 
-    whole = _full_id(data_folder(data), answer_id)
+    whole = answer_id
     try:
         with connect(learner_port=learner_port) as client:
-            found = client.status(whole, feedback_id)
+            try:
+                whole = _answer(data_folder(data), answer_id).prediction_id
+                found = client.status(whole, feedback_id)
+            except NotFound as unknown:
+                found = _row_status(client, answer_id, unknown)
     except NotFound:
         sent = recent.find_sent(data_folder(data), whole, feedback_id)
         if not sent:
@@ -171,13 +189,24 @@ def _not_here(name: str) -> Callable[[], None]:
     return command
 
 
-def _full_id(folder: Path, answer_id: str) -> str:
-    """An id may be shortened where the answer was got here; a whole one may be of an answer got elsewhere."""
+def _answer(folder: Path, answer_id: str) -> Prediction:
+    """An id may be shortened where the answer was got here; a whole one may be of an answer got elsewhere, without its token."""
     from liveloop import recent
+    from liveloop.v1.inference_pb2 import Prediction
 
     try:
-        return recent.find(folder, answer_id).prediction_id
+        return recent.find(folder, answer_id)
     except NotFound:
         if len(answer_id) != _FULL_ID:
             raise
-        return answer_id
+        return Prediction(prediction_id=answer_id)
+
+
+def _row_status(client: Client, row_id: str, unknown: NotFound) -> GetFeedbackStatusResponse:
+    """What became of a labelled row; where there is none of that id, `unknown` is raised."""
+    from liveloop.rows import EXAMPLE
+
+    try:
+        return client.status(EXAMPLE + row_id)
+    except NotFound:
+        raise unknown from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC
+from typing import Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +58,34 @@ def summary(found: learner_pb2.GetFeedbackSummaryResponse) -> None:
     parts = [("state", found.states), ("signal", found.signals), ("reason", found.reasons)]
     rows = [(what, str(one.count), one.name) for what, counts in parts for one in sorted(counts, key=lambda one: -one.count)]
     _table(("by", "count", "name"), rows)
+
+
+class Bar:
+    """How far a file of that many rows has come, on standard error; nothing where that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("learn", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, rows: int) -> None:
+        """So many more are done."""
+        self._progress.advance(self._task, rows)
+
+
+def learnt(accepted: int, duplicate: int, refused: int, reasons: Sequence[str]) -> None:
+    """What became of labelled rows, and why the first of them were refused."""
+    first = "" if refused <= len(reasons) else f", the first {len(reasons)}"
+    _list(("accepted", f"{accepted:,}"), ("known already", f"{duplicate:,}"), ("refused", f"{refused:,}{first}"))
+    for reason in reasons:
+        Console(soft_wrap=True).print(Text(f"  {reason}"))
 
 
 def unread(feedback_id: str) -> None:

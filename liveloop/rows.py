@@ -16,6 +16,8 @@ from liveloop.errors import InvalidInput, Misconfigured
 from liveloop.v1 import inference_pb2
 from liveloop.v1.events_pb2 import Source
 
+EXAMPLE = "example:"
+"""What the name of a labelled row begins with, where a feedback has its prediction's id."""
 BATCH = 256
 """Rows in one call at most."""
 COLUMNS = ("text", "label", "id", "user", "time")
@@ -86,15 +88,15 @@ def _time(value: Any, at: str) -> datetime | None:
 
 def _separated(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=separator, strict=True)
+        reader, line = csv.DictReader(file, delimiter=separator, strict=True), 1  # of a row's beginning: a quoted text may go over several
         try:
             _check_columns(path, reader.fieldnames or ())
-            line = reader.line_num + 1  # a quoted text may go over several
+            line = reader.line_num + 1
             for values in reader:
                 yield line, values
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise InvalidInput(f"{path}, line {reader.line_num}: {error}") from error
+            raise InvalidInput(f"{path}, line {line}: {error}") from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

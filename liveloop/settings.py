@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     signing_key_file: Path | None = Field(None, description="the learner's Ed25519 key; empty: keys/signing.key in the data folder")
     verify_key_file: Path | None = Field(None, description="its public half; empty: keys/verify.key in the data folder")
 
+    key_file: Path | None = Field(None, description="API key that the client commands present, one line; empty: none")
+
     feedback_window: float = Field(86_400.0, gt=0, description="seconds in which an answer can be judged: token lifetime and join window")
     history: float = Field(30 * 86_400.0, gt=0, description="seconds for which trained examples stay, so that the journal can be redone")
     ack: Literal["local", "broker"] = Field("local", description="acknowledge feedback after the local fsync, or after Kafka has it")

@@ -8,6 +8,7 @@ from blake3 import blake3
 from google.protobuf.message import DecodeError
 
 from liveloop.events import Record
+from liveloop.rows import EXAMPLE
 from liveloop.telemetry import counter, logger
 from liveloop.v1.events_pb2 import Event, EventBatch, ExampleEvent, FeedbackEvent
 
@@ -16,10 +17,6 @@ FORMAT = 1
 
 RECORD_BYTES = 256 * 1024
 """One record holds at most this, unless a single event is larger: few records a second, and still far below a broker's limit."""
-
-
-EXAMPLE = "example:"
-"""What the key of a labelled row begins with, where a feedback has its prediction's id."""
 
 
 def encode(events: Iterable[Event]) -> bytes:

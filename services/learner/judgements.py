@@ -6,14 +6,13 @@ import json
 import uuid
 from dataclasses import dataclass
 
+from liveloop.rows import EXAMPLE
 from liveloop.times import unix_seconds
 from liveloop.v1.events_pb2 import SOURCE_HUMAN, SOURCE_IMPLICIT, THUMB_UP, ExampleEvent, FeedbackEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
 NOBODY = b""
 """The judge of a default reward."""
-EXAMPLE = "example:"
-"""What the name of a labelled row begins with, where another example has its prediction's id."""
 _DEFAULT_REWARDS = uuid.UUID("5b0f8d0e-9a3b-5c61-8e57-3f7a7c1d9a44")
 """The name space of their ids."""
 

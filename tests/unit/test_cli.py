@@ -328,3 +328,91 @@ def test_up_takes_over_another_models_head_only_when_told_to(
     commands.register(app)
     app(["up", *options], standalone_mode=False)
     assert [settings.take_over for settings in seen] == [expected]
+
+
+def test_a_file_of_rows_is_handed_in_once_and_the_first_refusals_are_told_by_line(run: Run, loop: FakeLoop, tmp_path: Path):
+    (tmp_path / "rows.csv").write_text('text,label,note\n"two\nlines",positive,x\nfine,glorious,y\n' + "so so,neutral,z\n" * 300)
+    ended = run("learn", "rows.csv")
+    assert (ended.code, ended.err) == (1, "")
+    assert all(
+        re.search(said, ended.out) for said in (r"accepted\s+2\b", r"known already\s+299\b", r"refused\s+1\b", "line 4: label: .*glorious")
+    )
+    assert len(loop.rows) == 2
+    sent = [len(request.examples) for request in loop.requests]
+    (tmp_path / "rows.csv").write_text("text,label\nso so,neutral\n")
+    assert sent == [256, 46]
+    again = run("learn", "rows.csv", "--source", "implicit")
+    assert (again.code, "accepted" in again.out) == (0, True)
+
+
+def test_what_became_of_a_labelled_row_is_asked_by_its_id(run: Run, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "positive", "id": "row-1"}\n')
+    assert run("learn", "rows.jsonl").code == 0
+    assert "joined" in run("feedback", "status", "row-1").out
+    assert run("feedback", "status", "row-2").code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,lable\na,b\n", "no column label"),
+        ("a.csv", "", "no column text"),
+        ("a.csv", "text,label\na,positive\n,positive\n", "line 3: text is missing"),
+        ("a.csv", 'text,label\na,positive\n"open,positive\n', "line 3"),
+        ("a.tsv", "text\tlabel\ttime\na\tpositive\tyesterday\n", "line 2: 'yesterday' is not a time"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\nnonsense\n', "line 2: not JSON"),
+        ("a.jsonl", "\n[1]\n", "line 2: not a JSON object"),
+        ("a.jsonl", '{"text": 5, "label": "b"}\n', "line 1: text is not a string"),
+        ("a.txt", "a\n", ".csv, .tsv, .jsonl or .parquet"),
+        ("a.csv", None, "No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_its_line_before_anything_is_sent(
+    run: Run, loop: FakeLoop, tmp_path: Path, name: str, content: str | None, said: str
+):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    ended = run("learn", name)
+    assert ended.code == 2
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+    assert loop.requests == []
+
+
+def test_the_key_in_the_named_file_is_presented_and_a_backend_judges_any_answer(
+    run: Run, loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIVELOOP_KEY_FILE", str(tmp_path / "key"))
+    assert "the file of the API key" in run("predict", "x").err
+    (tmp_path / "key").write_text("secret\n")
+    elsewhere = "0190b5a2-7d4e-7a31-9d5c-0123456789ab"
+    run("feedback", "send", elsewhere, "up", "--source", "expert", "--user", "ann")
+    sent = loop.requests[-1].feedback[0]
+    assert (sent.prediction_id, sent.user, sent.source, loop.keys) == (elsewhere, "ann", 2, ["Bearer secret"])
+
+
+def test_a_loop_that_goes_away_and_a_ctrl_c_say_how_far_a_file_has_come(
+    run: Run, loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "".join(f"text {number}\tpositive\n" for number in range(300)))
+    take = loop._take
+
+    def away(row: object) -> object:
+        if len(loop.rows) == 256:
+            raise RuntimeError("gone")
+        return take(row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_take", away)
+        ended = run("learn", "rows.tsv")
+    assert ended.code == 2
+    assert re.search(r"accepted\s+256", ended.out)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("liveloop.client.Client.learn", interrupted)
+        stopped = run("learn", "rows.tsv")
+    assert (stopped.code, "run it again" in stopped.err) == (130, True)
+    assert re.search(r"known already\s+256", run("learn", "rows.tsv").out)

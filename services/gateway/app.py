@@ -24,6 +24,7 @@ from liveloop.v1 import inference_pb2, learner_pb2
 from services.gateway import openapi
 from services.gateway.door import Door
 from services.gateway.edge import LOCAL_ORIGINS, Edge, read_json, shown_key
+from services.gateway.langfuse import feedback_of
 from services.gateway.problems import HttpError, problem
 from services.gateway.transcoding import from_json, to_json
 
@@ -78,6 +79,16 @@ class Gateway:
             return problem(error_of(first.code, first.reason, field=first.field, retry_after=1.0), **to_json(response))
         return JSONResponse(to_json(response))
 
+    async def take_score(self, request: Request) -> Response:
+        """Takes one score in the shape of Langfuse's API; the caller's own key in the header Authorization is the authority."""
+        if not shown_key():  # the gateway's key speaks for pages, whose people have tokens
+            raise error_of("UNAUTHENTICATED", "a score needs an API key in the header Authorization")
+        message = inference_pb2.SubmitFeedbackRequest(feedback=[feedback_of(await read_json(request))])
+        ack = (await self._call("inference", self._inference.SubmitFeedback, message)).acks[0]
+        if ack.status == inference_pb2.ACK_STATUS_REJECTED:
+            return problem(error_of(ack.code, ack.reason, field=ack.field.removeprefix("feedback[0]."), retry_after=1.0))
+        return JSONResponse({"id": ack.feedback_id} | to_json(ack))
+
     async def feedback_status(self, prediction_id: str, feedback_id: str) -> Response:
         """What became of a feedback. 404: not read yet, or never sent; who holds an ack may take it as pending."""
         message = learner_pb2.GetFeedbackStatusRequest(prediction_id=prediction_id, feedback_id=feedback_id)
@@ -121,6 +132,7 @@ def create_app(inference: InferenceServiceAsyncStub, learner: LearnerServiceAsyn
         ("/v1/predict", "POST", gateway.predict),
         ("/v1/feedback", "POST", gateway.submit_feedback),
         ("/v1/feedback/{prediction_id}/{feedback_id}", "GET", gateway.feedback_status),
+        ("/v1/intake/langfuse/scores", "POST", gateway.take_score),
         ("/v1/model", "GET", gateway.model),
         ("/v1/versions", "GET", gateway.versions),
     ):

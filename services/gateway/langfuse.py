@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Collection
 from typing import Any
 
 from liveloop.errors import InvalidInput
@@ -16,8 +15,8 @@ _SOURCES = {"API": events_pb2.SOURCE_HUMAN, "ANNOTATION": events_pb2.SOURCE_EXPE
 _TYPES = ("NUMERIC", "BOOLEAN", "CATEGORICAL")
 
 
-def feedback_of(score: Any, labels: Collection[str]) -> events_pb2.Feedback:
-    """The judgement that a score stands for; `labels` are what the model can answer.
+def feedback_of(score: Any) -> events_pb2.Feedback:
+    """The judgement that a score stands for; whether its label is one of the model's is not known here.
 
     Raises:
         InvalidInput: it stands for none; names the score's field.
@@ -29,25 +28,25 @@ def feedback_of(score: Any, labels: Collection[str]) -> events_pb2.Feedback:
         raise InvalidInput("the score has no name", field="name")
     prediction_id = _text(score, "observationId") or _text(score, "traceId")
     feedback = events_pb2.Feedback(
-        prediction_id=prediction_id, user=_text(score, "userId"), comment=_text(score, "comment"), source=_source(score), reasons=[name]
+        prediction_id=prediction_id, user=_user(score), comment=_text(score, "comment"), source=_source(score), reasons=[name]
     )
     if not prediction_id:
         raise InvalidInput("observationId or traceId has to be the id of the prediction", field="observationId")
     if given := _text(score, "id"):
         feedback.feedback_id = _uuid(given)
-    _set_signal(feedback, score, labels)
+    _set_signal(feedback, score)
     return feedback
 
 
-def _set_signal(feedback: events_pb2.Feedback, score: dict[str, Any], labels: Collection[str]) -> None:
+def _set_signal(feedback: events_pb2.Feedback, score: dict[str, Any]) -> None:
     value = score.get("value")
     kind = _text(score, "dataType") or ("CATEGORICAL" if isinstance(value, str) else "NUMERIC")
     if kind not in _TYPES:
         raise InvalidInput(f"a score of the type {kind!r} says nothing of an answer; {', '.join(_TYPES)} are taken", field="dataType")
     if kind == "CATEGORICAL":
-        if value not in labels:
-            raise InvalidInput(f"{value!r} is no label of the model: only a label can correct its answer", field="value")
-        feedback.correction.label = str(value)
+        if not isinstance(value, str) or not value:
+            raise InvalidInput(f"{value!r} is not a label, as a CATEGORICAL score is", field="value")
+        feedback.correction.label = value
         return
     if not isinstance(value, bool | int | float) or not math.isfinite(value) or not 0 <= value <= 1:
         raise InvalidInput(f"{value!r} is not a number in [0, 1]", field="value")
@@ -64,6 +63,11 @@ def _source(score: dict[str, Any]) -> events_pb2.Source.ValueType:
     if given not in _SOURCES:
         raise InvalidInput(f"{given!r} is none of {', '.join(_SOURCES)}", field="source")
     return _SOURCES[given]
+
+
+def _user(score: dict[str, Any]) -> str:
+    metadata = score.get("metadata")
+    return _text(metadata, "userId") if isinstance(metadata, dict) else ""
 
 
 def _uuid(given: str) -> str:

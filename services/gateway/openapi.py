@@ -176,6 +176,22 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/v1/feedback/{prediction_id}/{feedback_id}": _route(
         "What became of a feedback", "GetFeedbackStatusResponse", {404: "Not read yet, or never sent."} | _AWAY
     ),
+    "/v1/intake/langfuse/scores": _route(
+        "Take a score in the shape of Langfuse's API",
+        "FeedbackAck",
+        {
+            400: "It stands for no judgement, or the answer can no longer be judged; `field` says why.",
+            401: "There is no key in the header Authorization, or it is not known.",
+            403: "The key lacks the scope feedback.",
+            409: "The id came before with other content.",
+        }
+        | _BODY
+        | _AWAY,
+        {
+            "schema": {"type": "object"},
+            "example": {"id": "s-1", "traceId": _EXAMPLE_ID, "name": "helpful", "value": 1, "dataType": "BOOLEAN"},
+        },
+    ),
     "/v1/model": _route("What is served now", "GetModelResponse", _AWAY),
     "/v1/versions": _route("The versions, newest first", "ListVersionsResponse", {400: "The limit is not in 1 to 1,000."} | _AWAY),
 }

@@ -36,6 +36,7 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         self.answering = threading.Event()  # answers leave while this is set
         self.answering.set()
         self.keys: list[str] = []  # that calls came with
+        self.trusted = ""  # a call that comes with this key needs no token
         self.full_for: set[str] = set()  # texts of labelled rows that cannot be stored at the next try
         self.rows: dict[str, inference.LabelledExample] = {}
         self.judged: dict[tuple[str, str], tuple[Feedback, float]] = {}
@@ -189,7 +190,8 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
     def _accept(self, feedback: Feedback) -> inference.FeedbackAck:
         feedback_id = feedback.feedback_id or str(uuid.uuid4())
         rejected = inference.FeedbackAck(feedback_id=feedback_id, status=inference.ACK_STATUS_REJECTED)
-        if feedback.feedback_token != f"token of {feedback.prediction_id}":
+        vouched = self.trusted != "" and self.keys[-1:] == [self.trusted]
+        if feedback.feedback_token != f"token of {feedback.prediction_id}" and not vouched:
             rejected.MergeFrom(inference.FeedbackAck(code="PERMISSION_DENIED", field="feedback_token", reason="the token is not for this"))
             return rejected
         if feedback.WhichOneof("signal") == "correction" and feedback.correction.label not in LABELS:

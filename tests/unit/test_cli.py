@@ -386,7 +386,8 @@ def test_the_key_in_the_named_file_is_presented_and_a_backend_judges_any_answer(
     assert "the file of the API key" in run("predict", "x").err
     (tmp_path / "key").write_text("secret\n")
     elsewhere = "0190b5a2-7d4e-7a31-9d5c-0123456789ab"
-    run("feedback", "send", elsewhere, "up", "--source", "expert", "--user", "ann")
+    loop.trusted = "Bearer secret"
+    assert run("feedback", "send", elsewhere, "up", "--source", "expert", "--user", "ann").code == 0
     sent = loop.requests[-1].feedback[0]
     assert (sent.prediction_id, sent.user, sent.source, loop.keys) == (elsewhere, "ann", 2, ["Bearer secret"])
 

@@ -36,32 +36,32 @@ const frame = `<div part="group" role="group">
   <button part="button undo" type="button"></button>
 </div><p part="status" role="status"></p>`;
 
-// Ink and ground are the page's own; the two colours follow its color-scheme.
+// Ink and ground are the page's own; the two colours follow its color-scheme. Names with an underscore are no business of the page.
 const look = new CSSStyleSheet();
 look.replaceSync(`
-  :host { display: block; --up: var(--liveloop-up, light-dark(#0f766e, #4fd1c1)); --down: var(--liveloop-down, light-dark(#b42318, #ff9b8e));
-    --edge: var(--liveloop-edge, color-mix(in srgb, currentcolor 45%, transparent)); }
+  :host { display: block; --_up: var(--liveloop-up, light-dark(#0f766e, #4fd1c1)); --_down: var(--liveloop-down, light-dark(#b42318, #ff9b8e));
+    --_edge: var(--liveloop-edge, color-mix(in srgb, currentcolor 45%, transparent)); }
   :host([hidden]), [hidden] { display: none !important; }
   [part~=group] { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
-  button, select { box-sizing: border-box; min-height: 2.4rem; max-width: 100%; padding: .3rem .8rem; border: 1px solid var(--edge);
+  button, select { box-sizing: border-box; min-height: 2.4rem; max-width: 100%; padding: .3rem .8rem; border: 1px solid var(--_edge);
     border-radius: var(--liveloop-radius, .6rem); background: var(--liveloop-ground, transparent); color: inherit; font: inherit; cursor: pointer; }
   select { flex: 0 1 11rem; min-width: 0; text-overflow: ellipsis; }
   option { background: Canvas; color: CanvasText; }
   button:disabled, select:disabled { opacity: .55; cursor: default; }
   :focus-visible { outline: 3px solid var(--liveloop-focus, Highlight); outline-offset: 2px; }
   svg { width: 1.2em; height: 1.2em; margin-right: .4em; vertical-align: -.2em; fill: currentcolor; transition: transform .15s; }
-  [data-say=up] svg { color: var(--up); }
-  [data-say=down] svg { color: var(--down); transform: rotate(180deg); }
-  [data-say=up][aria-pressed=true] { border-color: var(--up); box-shadow: inset 0 0 0 1px var(--up); }
-  [data-say=down][aria-pressed=true] { border-color: var(--down); box-shadow: inset 0 0 0 1px var(--down); }
+  [data-say=up] svg { color: var(--_up); }
+  [data-say=down] svg { color: var(--_down); transform: rotate(180deg); }
+  [data-say=up][aria-pressed=true] { border-color: var(--_up); box-shadow: inset 0 0 0 1px var(--_up); }
+  [data-say=down][aria-pressed=true] { border-color: var(--_down); box-shadow: inset 0 0 0 1px var(--_down); }
   select[data-chosen] { border-color: currentcolor; box-shadow: inset 0 0 0 1px currentcolor; }
   [aria-pressed=true] svg { transform: scale(1.15); }
   [data-say=down][aria-pressed=true] svg { transform: rotate(180deg) scale(1.15); }
   p { margin: .5rem 0 0; font-size: .88em; overflow-wrap: anywhere; }
   p:empty { display: none; }
-  p::before { content: ""; display: inline-block; width: .55em; height: .55em; margin-right: .5em; border-radius: 50%; background: var(--edge); }
-  :host([state=served]) p::before { background: var(--up); }
-  :host([state=rejected]) p::before, :host([state=expired]) p::before, :host([state=quarantined]) p::before { background: var(--down); }
+  p::before { content: ""; display: inline-block; width: .55em; height: .55em; margin-right: .5em; border-radius: 50%; background: var(--_edge); }
+  :host([state=served]) p::before { background: var(--_up); }
+  :host([state=rejected]) p::before, :host([state=expired]) p::before, :host([state=quarantined]) p::before { background: var(--_down); }
   @media (prefers-reduced-motion: reduce) { svg { transition: none; } }
 `);
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from services.learner.joiner import is_held_out
 from tests.e2e.running import PATIENCE, Running
 
-ANSWER = r"(?P<label{0}>\w+) (?P<score{0}>[01]\.\d\d) \(version (?P<version{0}>\d+)"
-CHANGE = re.compile(
-    rf"{ANSWER.format(1)}\) → {ANSWER.format(2)}[,;] first included (?P<seconds>\d+\.\d) s after your thumb(, in version \d+)?\)"
-    rf" → (settled|still learning) {ANSWER.format(3)}\)"
-)
+CHANGE = re.compile(r"First included (?P<seconds>\d+\.\d) s after your (thumb|correction); the same text is (still|now) \w+\.")
 
 
 @pytest.fixture
 def page(browser: Browser, loop: Running) -> Iterator[Page]:
     """The page, open and live; afterwards, that it neither failed nor asked anyone but the gateway."""
-    page = browser.new_page()
+    page = browser.new_page()  # in a context of its own: nothing is kept yet
     page.set_default_timeout(PATIENCE * 1000)
     faults, asked = [], set()
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -35,8 +32,8 @@ def page(browser: Browser, loop: Running) -> Iterator[Page]:
     assert asked == {loop.http_url}
 
 
-def ask(page: Page, text: str, *, held_out: bool = False) -> None:
-    """Ask until the answer is one whose judgement is held out, or is not: the id of the answer decides."""
+def ask(page: Page, text: str, *, held_out: bool = False) -> str:
+    """The id of the answer. Asks until the answer is one whose judgement is held out, or is not: the id of the answer decides."""
     page.fill("#text", text)
     while True:
         with page.expect_response("**/v1/predict") as answered:
@@ -44,52 +41,108 @@ def ask(page: Page, text: str, *, held_out: bool = False) -> None:
         answer = answered.value.json()["predictions"][0]
         page.wait_for_selector(f'#answer[data-id="{answer["prediction_id"]}"]')
         if is_held_out(answer["prediction_id"]) == held_out:
-            return
+            return str(answer["prediction_id"])
 
 
-def wait_state(page: Page, *states: str) -> None:
-    page.wait_for_selector(", ".join(f"#story[data-state={state}]" for state in states))
+def judge(page: Page, name: str) -> None:
+    page.locator("#thumbs").get_by_role("button", name=name, exact=True).click()
 
 
-def probabilities(page: Page, stage: int, label: str) -> float:
-    """What the bars show for a label: 0 before, 1 at the first version that includes the judgement, 2 settled."""
-    trace = page.locator("#traces .trace").nth(stage)
-    bar = trace.locator("li", has=page.get_by_text(label, exact=True)).locator(".bar")
-    return float(bar.evaluate("bar => parseFloat(bar.style.width)")) / 100
+def wait_state(page: Page, state: str) -> str:
+    """Wait until the answer's thumb is there; what the page says of it."""
+    page.wait_for_selector(f"#thumbs[state={state}]")
+    return page.locator("#thumbs").get_by_role("status").inner_text()
+
+
+def newest(page: Page) -> Locator:
+    return page.locator("#given > li").first
+
+
+def wait_compared(page: Page, text: str) -> Locator:
+    """The newest of the thumbs given, once its text was asked again and learning is quiet."""
+    page.wait_for_selector("#given > li:first-child[data-compared=settled]")
+    assert newest(page).locator(".said").inner_text() == text
+    return newest(page)
+
+
+def stages(given: Locator) -> list[tuple[float, int]]:
+    """The probability of the judged label and the version, before, first and settled."""
+    rows = given.locator(".change li")
+    return [(float(row.locator(".value").inner_text()), int(row.locator(".hint").inner_text().split()[1])) for row in rows.all()]
 
 
 def test_a_thumb_down_changes_the_answer_to_the_same_text_and_the_page_shows_before_after_and_settled(page: Page):
-    ask(page, "two hours of my life that I will not get back")
-    label = page.inner_text("#label")
-    before = f"{label} {page.inner_text('#score')} ({page.inner_text('#version')})"
-    page.press("#down", "Space")
-    wait_state(page, "settled")
-    shown = page.inner_text("#change").replace("\n", " ")
-    change = CHANGE.fullmatch(shown)
-    assert change, shown
-    assert shown.startswith(before)
-    assert int(change["version1"]) < int(change["version2"]) <= int(change["version3"])
-    assert probabilities(page, 2, label) < probabilities(page, 0, label)
+    text = "two hours of my life that I will not get back"
+    ask(page, text)
+    score, version = float(page.inner_text("#score")), int(page.inner_text("#version").split()[1])
+    page.locator("#thumbs").get_by_role("button", name="Wrong").press("Space")
+    served = int(wait_state(page, "served").split("version ")[1].split(",")[0])
+    given = wait_compared(page, text)
+    assert CHANGE.fullmatch(given.locator(".change p").inner_text())
+    before, first, settled = stages(given)
+    assert before == (score, version)
+    assert version < served <= first[1] <= settled[1]
+    assert settled[0] < before[0]
 
 
-def test_a_correction_and_its_retraction_are_followed_to_their_ends(page: Page):
-    ask(page, "the songs are fine, the rest is noise")
-    page.click("#should button >> nth=0")
-    wait_state(page, "served", "settled")
-    assert "Your correction is stored." in page.inner_text("#steps")
-    page.click("#retract")
-    wait_state(page, "retracted")
-    assert "never trains again" in page.inner_text("#steps")
+def test_the_strip_shows_the_versions_as_they_are_made_and_how_fresh_the_model_is(page: Page, loop: Running):
+    ask(page, "made while you watch")
+    judge(page, "Right")
+    version = wait_state(page, "served").split("version ")[1].split(",")[0]
+    page.wait_for_function(f"Number(document.getElementById('now').textContent) >= {version}")
+    mark = page.locator("#ticks li[data-kind=train]", has_text=re.compile(rf"version {version}, learnt, "))
+    mark.wait_for(state="attached")
+    page.wait_for_function("/^\\d+\\.\\d s$/.test(document.getElementById('fresh').textContent)")
+    assert page.locator("#ticks li").count() <= len(loop.client.versions(48))
+
+
+def test_a_correction_and_its_undoing_are_followed_to_their_ends_and_survive_a_reload(page: Page):
+    text = "the songs are fine, the rest is noise"
+    ask(page, text)
+    picker = page.locator("#thumbs").get_by_role("combobox")
+    picker.select_option(index=1)
+    wait_state(page, "served")
+    wait_compared(page, text)
+    page.reload()
+    given = wait_compared(page, text)
+    assert "Served in version" in given.get_by_role("status").inner_text()
+    assert len(stages(given)) == 3
+    given.get_by_role("button", name="Undo").click()
+    page.wait_for_selector("#given > li:first-child[data-state=retracted]")
+    assert "never trains again" in given.get_by_role("status").inner_text()
+    assert not given.locator(".change").is_visible()
 
 
 def test_a_thumb_that_is_held_out_says_so_and_the_same_can_be_asked_again(page: Page):
-    ask(page, "a quiet little film", held_out=True)
-    page.click("#up")
-    wait_state(page, "held_out")
-    assert "kept to check the model with, one in ten; it is never trained on" in page.inner_text("#steps")
-    page.click("#again")
-    wait_state(page, "none")
-    assert page.get_attribute("#up", "aria-pressed") == "false"
+    first = ask(page, "a quiet little film", held_out=True)
+    judge(page, "Right")
+    assert "kept to check the model with, one in ten; it is never trained on" in wait_state(page, "held_out")
+    newest(page).get_by_role("button", name="Ask again").click()
+    page.wait_for_selector(f'#answer:not([data-id="{first}"])')
+    assert page.locator("#thumbs").get_by_role("button", name="Right").get_attribute("aria-pressed") == "false"
+
+
+def test_the_list_of_thumbs_can_be_forgotten_by_this_browser(page: Page):
+    ask(page, "burn after reading")
+    judge(page, "Wrong")
+    wait_state(page, "served")
+    page.click("#clear")
+    page.wait_for_selector("#given-empty:not([hidden])")
+    assert page.locator("#given > li").count() == 0
+    assert page.evaluate("Object.keys(localStorage)") == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_runs_over_the_edge_of_the_page(page: Page, width: int, scheme: Literal["light", "dark"]):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    ask(page, "onewordwithoutend" * 40)
+    judge(page, "Right")
+    page.wait_for_selector("#given > li")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    cut = "part => part.scrollWidth > part.clientWidth && getComputedStyle(part).overflowX === 'visible' && part.clientWidth > 0"
+    assert page.evaluate(f"[...document.querySelectorAll('section, section *')].filter({cut}).map(part => part.outerHTML)") == []
 
 
 def test_a_text_that_cannot_be_answered_is_explained(page: Page):

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from services.learner.joiner import is_held_out
-from tests.e2e.running import PATIENCE, Running
+from tests.e2e.running import PATIENCE, Running, wait_for
 
 CHANGE = re.compile(r"First included (?P<seconds>\d+\.\d) s after your (thumb|correction); the same text is (still|now) \w+\.")
 
@@ -89,10 +89,10 @@ def test_the_strip_shows_the_versions_as_they_are_made_and_how_fresh_the_model_i
     ask(page, "made while you watch")
     judge(page, "Right")
     version = wait_state(page, "served").split("version ")[1].split(",")[0]
-    page.wait_for_function(f"Number(document.getElementById('now').textContent) >= {version}")
+    wait_for(lambda: int(page.inner_text("#now")) >= int(version), f"the strip tells of version {version}")
     mark = page.locator("#ticks li[data-kind=train]", has_text=re.compile(rf"version {version}, learnt, "))
     mark.wait_for(state="attached")
-    page.wait_for_function("/^\\d+\\.\\d s$/.test(document.getElementById('fresh').textContent)")
+    wait_for(lambda: re.fullmatch(r"\d+\.\d s", page.inner_text("#fresh")), "the strip tells how fresh the model is")
     assert page.locator("#ticks li").count() <= len(loop.client.versions(48))
 
 

@@ -17,7 +17,7 @@ from liveloop.v1.inference_pb2 import FeedbackAck, Prediction
 from liveloop.v1.learner_pb2 import FEEDBACK_STATE_RETRACTED, FEEDBACK_STATE_SERVED, FEEDBACK_STATE_SUPERSEDED
 from services.gateway.edge import HEADERS
 from services.gateway.transcoding import to_json
-from tests.e2e.running import PATIENCE, Running
+from tests.e2e.running import PATIENCE, Running, wait_for
 
 HTML = """<!doctype html><html lang="en"><title>a page of somebody's own</title><script type="module" src="/own.js"></script>
 <button id="before">before</button><liveloop-thumbs></liveloop-thumbs>"""
@@ -55,7 +55,12 @@ def page(context: BrowserContext) -> Iterator[Page]:
 def show(page: Page, prediction_id: str = "") -> None:
     page.goto(f"/own#{prediction_id}")
     page.reload()  # a new part behind the # alone loads nothing
-    page.wait_for_function("window.ready")
+    wait_until(page, "window.ready")
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Wait until it is true. Playwright's own wait evaluates text in the page, which the policy of the page forbids."""
+    wait_for(lambda: page.evaluate(expression), expression)
 
 
 def give(page: Page, prediction: Prediction, **changes: str) -> str:
@@ -115,7 +120,7 @@ def test_a_change_of_mind_supersedes_and_undo_takes_back(page: Page, loop: Runni
     wait_state(page, "served")
     first = record(page)["feedback_id"]
     button(page, "Wrong").click()
-    page.wait_for_function("first => thumbs.record.feedback_id !== first", arg=first)
+    wait_until(page, f"thumbs.record.feedback_id !== '{first}'")
     wait_state(page, "served")
     assert button(page, "Right").get_attribute("aria-pressed") == "false"
     assert button(page, "Wrong").get_attribute("aria-pressed") == "true"
@@ -155,7 +160,7 @@ def test_what_is_judged_offline_is_kept_and_sent_once_when_the_network_is_back(p
     button(page, "Right").click()
     assert "Kept in this browser" in wait_state(page, "queued")
     button(page, "Wrong").click()  # a change of mind: the first need not be sent any more
-    page.wait_for_function("thumbs.record.signal === 'down'")
+    wait_until(page, "thumbs.record.signal === 'down'")
     wait_state(page, "queued")
     context.set_offline(False)
     wait_state(page, "served")
@@ -214,16 +219,16 @@ def test_the_keyboard_alone_judges_changes_and_undoes(page: Page, loop: Running)
     page.focus("#before")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
-    page.wait_for_function("thumbs.record?.signal === 'up'")
+    wait_until(page, "thumbs.record?.signal === 'up'")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.wait_for_function("thumbs.record.signal === 'down'")
+    wait_until(page, "thumbs.record.signal === 'down'")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("thumbs.record.signal?.label")
+    wait_until(page, "thumbs.record.signal?.label")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
-    page.wait_for_function("thumbs.record.signal === null")
+    wait_until(page, "thumbs.record.signal === null")
     assert page.evaluate("thumbs.shadowRoot.activeElement.innerText") == "Right"  # the focus is not lost with the button
     wait_state(page, "retracted")
 

@@ -16,11 +16,13 @@ def register(app: typer.Typer) -> None:
     from services.commands.demo import demo
     from services.commands.init import init
     from services.commands.keys import keys_app
+    from services.commands.reproduce import reproduce
 
     app.command("up")(_up)
     app.add_typer(keys_app(), name="keys")
     app.command("init")(init)
     app.command("demo")(demo)
+    app.command("reproduce")(reproduce)
     app.add_typer(bench_app(), name="bench")
 
 

@@ -15,7 +15,7 @@ operator.py       what may be ordered; orders.py: hands orders to the loop's thr
 loop.py           read, join, step, guard, journal, publish
 tensors.py        the cache of master, moments and EMA on disk
 forget.py         the order to forget somebody: erasure.py removes, rebuild.py redoes training without it
-redo.py           from the journal back to the tensors; resume.py: where a start goes on
+redo.py           from the journal back to the tensors; resume.py: where a start goes on; reproduce.py: the proof of a version
 materials.py      what is read from the data folder before the lease is taken
 server.py         LearnerService
 pretrained.py     a checkpoint as a first version; scope.py: what of it is trained

@@ -48,7 +48,7 @@ class By:
     why: str
 
 
-_FORMAT = 3
+FORMAT = 3
 """Of schema.sql: raise it with every change of a table."""
 
 
@@ -57,7 +57,7 @@ class Journal(Versions):
 
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises Misconfigured when it cannot be used."""
-        super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), version=_FORMAT, holder=holder, clock=clock)
+        super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), version=FORMAT, holder=holder, clock=clock)
         self._paused: bool | None = None  # as the last note on it says; None: not read since the lease was taken
 
     def acquire(self, at_least: int) -> bool:

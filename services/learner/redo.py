@@ -54,6 +54,10 @@ class Replay:
         self._redone: dict[int, np.ndarray] = {}  # those of them that were made on the way
         self.left_out = 0  # uses of examples that are gone
 
+    def is_strict(self, row: Row) -> bool:
+        """It leaves the state that was recorded: no later rebuild on the way redid it."""
+        return row.row >= self._left_out_before
+
     def __iter__(self) -> Iterator[Row]:
         """The first row yielded is the one that left the cached tensors.
 
@@ -67,7 +71,7 @@ class Replay:
             yield row
 
     def _apply(self, row: Row) -> None:
-        leaves_out = row.row < self._left_out_before
+        leaves_out = not self.is_strict(row)
         if row.kind == "train":
             recipe = self._journal.recipe(row.recipe)
             self._trainer.apply(self._trainer.compute(self._batch(row, leaves_out=leaves_out), recipe, row.row), recipe)

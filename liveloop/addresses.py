@@ -20,9 +20,17 @@ LearnerPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC p
 
 def connect(grpc_port: int | None = None, *, learner_port: int | None = None, timeout: float = 10.0) -> Client:
     """A client of the loop that is meant here; `timeout` is for a whole call, in seconds."""
+    from liveloop.api_keys import api_key
     from liveloop.client import Client
 
-    return Client(_address("inference", grpc_port), learner=_address("learner", learner_port), timeout=timeout, key=_key())
+    return Client(
+        _address("inference", grpc_port),
+        learner=_address("learner", learner_port),
+        timeout=timeout,
+        key=api_key(_file("key_file")),
+        ca=_file("tls_ca_file"),
+        cert=_file("tls_client_cert_file"),
+    )
 
 
 def data_folder(folder: Path | None) -> Path:
@@ -30,13 +38,10 @@ def data_folder(folder: Path | None) -> Path:
     return folder or Path(_setting("data") or "liveloop-data")
 
 
-def _key() -> str:
-    """The API key in the file that LIVELOOP_KEY_FILE names; empty without one. Raises Misconfigured when it cannot be read."""
-    path = _setting("key_file")
-    try:
-        return Path(path).read_text(encoding="ascii").strip() if path else ""
-    except (OSError, ValueError) as error:
-        raise Misconfigured(f"the file of the API key, {path}, cannot be read") from error
+def _file(name: str) -> Path | None:
+    """The file that a setting names; none where it is empty."""
+    path = _setting(name)
+    return Path(path) if path else None
 
 
 def _address(service: str, port: int | None) -> str:

@@ -47,8 +47,12 @@ class Settings(BaseSettings):
     tls_client_ca_file: Path | None = Field(
         None, description="authority of the certificates that callers must show; empty: none are asked for"
     )
-    tls_ca_file: Path | None = Field(None, description="authority of the services' certificates, for the gateway's calls; empty: no TLS")
-    tls_client_cert_file: Path | None = Field(None, description="certificate and key that the gateway shows to the services, one PEM file")
+    tls_ca_file: Path | None = Field(
+        None, description="authority of the services' certificates, for the gateway's calls and the client commands; empty: no TLS"
+    )
+    tls_client_cert_file: Path | None = Field(
+        None, description="certificate and key that the gateway and the client commands show to the services, one PEM file"
+    )
     allowed_origins: str = Field("", description="origins whose pages may read the gateway's answers, with commas; empty: loopback ones")
     allowed_hosts: str = Field("", description="host names of the gateway, with commas, beside loopback ones and that of gateway_listen")
     trusted_proxies: str = Field(

@@ -383,7 +383,7 @@ def test_the_key_in_the_named_file_is_presented_and_a_backend_judges_any_answer(
     run: Run, loop: FakeLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LIVELOOP_KEY_FILE", str(tmp_path / "key"))
-    assert "the file of the API key" in run("predict", "x").err
+    assert "the API key in" in run("predict", "x").err
     (tmp_path / "key").write_text("secret\n")
     elsewhere = "0190b5a2-7d4e-7a31-9d5c-0123456789ab"
     loop.trusted = "Bearer secret"

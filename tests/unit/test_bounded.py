@@ -46,4 +46,4 @@ def test_tables_and_file_stay_bounded_over_days(tmp_path: Path):
 
 @pytest.mark.nightly
 def test_tables_and_file_stay_bounded_over_a_month(tmp_path: Path):
-    stays_bounded(tmp_path, days=30, per_day=20_000, history=7 * DAY)
+    stays_bounded(tmp_path, days=30, per_day=5_000, history=7 * DAY)

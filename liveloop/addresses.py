@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Data = Annotated[Path | None, typer.Option(help="Folder with the last answers; ./liveloop-data by default.")]
 GrpcPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the inference service on this machine.")]
+Why = Annotated[str, typer.Option(help="Why: kept in the journal.")]
+Who = Annotated[str, typer.Option(help="Who orders it, kept in the journal; your login name by default.", show_default=False)]
 LearnerPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="gRPC port of the learner on this machine.")]
 
 
@@ -31,6 +34,14 @@ def connect(grpc_port: int | None = None, *, learner_port: int | None = None, ti
         ca=_file("tls_ca_file"),
         cert=_file("tls_client_cert_file"),
     )
+
+
+def login() -> str:
+    """Who sits at this terminal."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return f"uid {os.getuid()}"
 
 
 def data_folder(folder: Path | None) -> Path:

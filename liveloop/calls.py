@@ -210,6 +210,25 @@ class Methods:
         request = learner_pb2.ForgetRequest(user=user, session_id=session_id, rebuild=rebuild, who=who, why=why)
         return await self._call(self._learner.Forget, request)
 
+    async def dead_letters(self, limit: int = 100) -> learner_pb2.ListDeadLettersResponse:
+        """The newest records of the event log that could not be read, newest first, and how many there are in all."""
+        return await self._call(self._learner.ListDeadLetters, learner_pb2.ListDeadLettersRequest(limit=limit))
+
+    async def dead_letter(self, number: int) -> learner_pb2.GetDeadLetterResponse:
+        """One of them, byte for byte. Raises NotFound."""
+        return await self._call(self._learner.GetDeadLetter, learner_pb2.GetDeadLetterRequest(id=number))
+
+    async def retry_dead_letters(self, numbers: Sequence[int] | None, *, who: str, why: str = "") -> learner_pb2.RetryDeadLettersResponse:
+        """Read them again, all of them for None: how many could be read, and how many still cannot."""
+        if numbers is not None and not numbers:
+            return learner_pb2.RetryDeadLettersResponse()  # on the wire no numbers mean all
+        request = learner_pb2.RetryDeadLettersRequest(ids=numbers, who=who, why=why)
+        return await self._call(self._learner.RetryDeadLetters, request)
+
+    async def accept_gap(self, *, who: str, why: str = "") -> list[learner_pb2.Gap]:
+        """Go on behind records that the event log lost before they were read; what was passed over. NotNow: nothing is missing."""
+        return list((await self._call(self._learner.AcceptGap, learner_pb2.AcceptGapRequest(who=who, why=why))).gaps)
+
     async def _submit(self, prediction: inference_pb2.Prediction | str, feedback: events_pb2.Feedback) -> inference_pb2.FeedbackAck:
         """Send one feedback. Its id is chosen before the first try, so that a try whose answer was lost counts once."""
         feedback.feedback_id = feedback.feedback_id or str(uuid.uuid4())

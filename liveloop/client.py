@@ -109,6 +109,10 @@ class Client:
     release = _blocking(Methods.release)
     drop = _blocking(Methods.drop)
     forget = _blocking(Methods.forget)
+    dead_letters = _blocking(Methods.dead_letters)
+    dead_letter = _blocking(Methods.dead_letter)
+    retry_dead_letters = _blocking(Methods.retry_dead_letters)
+    accept_gap = _blocking(Methods.accept_gap)
 
     def close(self) -> None:
         """Close the connections; a call afterwards is a ValueError."""

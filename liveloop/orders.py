@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from typing import Annotated
 
 import typer
 
-from liveloop.addresses import LearnerPort, connect
+from liveloop import mishaps
+from liveloop.addresses import LearnerPort, Who, Why, connect, login
 from liveloop.errors import InvalidInput
 
 Version = Annotated[int, typer.Argument(min=1, help="Its number, as in `liveloop versions`.", metavar="VERSION")]
-Why = Annotated[str, typer.Option(help="Why: kept in the journal.")]
-Who = Annotated[str, typer.Option(help="Who orders it, kept in the journal; your login name by default.", show_default=False)]
 Names = Annotated[list[str] | None, typer.Argument(help="As in `liveloop quarantine list`.", metavar="[PREDICTION_ID/FEEDBACK_ID]...")]
 All = Annotated[bool, typer.Option("--all", help="All that is quarantined now.")]
 
@@ -28,19 +25,21 @@ def register(app: typer.Typer) -> None:
     for command in (promote, rollback, pin, unpin, pause, resume, forget):
         app.command()(command)
     app.add_typer(quarantine, name="quarantine")
+    app.add_typer(mishaps.dead_letters, name="dead-letters")
+    app.add_typer(mishaps.log, name="log")
 
 
 def promote(version: Version, why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Bless a version by hand."""
     with connect(learner_port=learner_port) as client:
-        client.promote(version, who=who or _login(), why=why)
+        client.promote(version, who=who or login(), why=why)
     _say(f"version {version} is blessed")
 
 
 def rollback(version: Version, why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Serve the weights of an older version again, as a new version."""
     with connect(learner_port=learner_port) as client:
-        done = client.rollback(version, who=who or _login(), why=why)
+        done = client.rollback(version, who=who or login(), why=why)
     aside = f"; {_feedbacks(done.quarantined)} set aside: see `liveloop quarantine list`" if done.quarantined else ""
     _say(f"version {done.version} has the weights of {version}{aside}")
 
@@ -48,28 +47,28 @@ def rollback(version: Version, why: Why = "", who: Who = "", learner_port: Learn
 def pin(version: Version, why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Keep a version from collection."""
     with connect(learner_port=learner_port) as client:
-        client.pin(version, who=who or _login(), why=why)
+        client.pin(version, who=who or login(), why=why)
     _say(f"version {version} is kept until `liveloop unpin {version}`")
 
 
 def unpin(version: Version, why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Let a pinned version go."""
     with connect(learner_port=learner_port) as client:
-        client.unpin(version, who=who or _login(), why=why)
+        client.unpin(version, who=who or login(), why=why)
     _say(f"version {version} goes when nothing else needs it")
 
 
 def pause(why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Take no more steps; feedback is still accepted and read."""
     with connect(learner_port=learner_port) as client:
-        client.pause(who=who or _login(), why=why)
+        client.pause(who=who or login(), why=why)
     _say("training is paused, over restarts too, until `liveloop resume`; feedback waits")
 
 
 def resume(why: Why = "", who: Who = "", learner_port: LearnerPort = None) -> None:
     """Take steps again, also after the guard paused training."""
     with connect(learner_port=learner_port) as client:
-        client.resume(who=who or _login(), why=why)
+        client.resume(who=who or login(), why=why)
     _say("training goes on with the feedback that waited")
 
 
@@ -87,7 +86,7 @@ def forget(
     if bool(user) == bool(session):
         raise typer.BadParameter("give --user U or --session S")
     with connect(learner_port=learner_port, timeout=_PATIENCE) as client:
-        done = client.forget(user=user, session_id=session, rebuild=rebuild, who=who or _login(), why=why)
+        done = client.forget(user=user, session_id=session, rebuild=rebuild, who=who or login(), why=why)
     report.forgotten(done, asked=rebuild)
 
 
@@ -106,7 +105,7 @@ def release(names: Names = None, everything: All = False, why: Why = "", who: Wh
     """Let it train, in new steps."""
     chosen = _chosen(names, everything=everything)
     with connect(learner_port=learner_port) as client:
-        count = client.release(chosen, who=who or _login(), why=why)
+        count = client.release(chosen, who=who or login(), why=why)
     _say(f"{_feedbacks(count)} released: the next steps learn from them" if count else "none of that is in quarantine")
 
 
@@ -115,7 +114,7 @@ def drop(names: Names = None, everything: All = False, why: Why = "", who: Who =
     """Reject it for good."""
     chosen = _chosen(names, everything=everything)
     with connect(learner_port=learner_port) as client:
-        count = client.drop(chosen, who=who or _login(), why=why)
+        count = client.drop(chosen, who=who or login(), why=why)
     _say(f"{_feedbacks(count)} rejected for good" if count else "none of that is in quarantine")
 
 
@@ -128,13 +127,6 @@ def _chosen(names: list[str] | None, *, everything: bool) -> list[tuple[str, str
         if not (prediction_id and feedback_id):
             raise InvalidInput(f"{name!r} is not PREDICTION_ID/FEEDBACK_ID, as `liveloop quarantine list` shows it")
     return None if everything else [(prediction_id, feedback_id) for _, prediction_id, _, feedback_id in parts]
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return f"uid {os.getuid()}"
 
 
 def _feedbacks(count: int) -> str:

@@ -172,6 +172,26 @@ def quarantine(found: learner_pb2.ListQuarantineResponse) -> None:
     console.print(Text(f"{found.total} in quarantine{more}"))
 
 
+def dead_letters(found: learner_pb2.ListDeadLettersResponse) -> None:
+    """Two lines a record: its number, as `show` and `retry` take it, and what is wrong with it."""
+    console = Console(soft_wrap=True)
+    for one in found.dead_letters:
+        console.print(Text(f"{one.id}  partition {one.partition}, position {one.position}, {one.bytes} bytes, {_time(one.set_aside_at)}"))
+        console.print(Text(f"  {one.reason}", style="dim"))
+    more = f", {len(found.dead_letters)} shown" if found.total > len(found.dead_letters) else ""
+    console.print(Text(f"{found.total} dead letter{'s' * (found.total != 1)}{more}"))
+
+
+def dead_letter(found: learner_pb2.GetDeadLetterResponse) -> None:
+    """What is wrong with one, and its bytes, 16 a line."""
+    dead_letters(learner_pb2.ListDeadLettersResponse(dead_letters=[found.dead_letter], total=1))
+    console = Console(soft_wrap=True)
+    for at in range(0, len(found.content), 16):
+        line = found.content[at : at + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
+        console.print(Text(f"{at:08x}  {line.hex(' '):47}  {text}"))
+
+
 def _percentages(version: learner_pb2.Version, splits: Sequence[str]) -> list[str]:
     """How a version did on each of `splits`; empty where it was not evaluated."""
     found = {score.split: f"{100 * score.accuracy:.1f}" for score in version.scores}

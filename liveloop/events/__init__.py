@@ -1,5 +1,6 @@
 """The event log: the port that every adapter keeps, and the choice of one by URL. Knows no adapter's insides.
 
+faults.py    what makes an event or a record unusable
 codec.py     an event's partition and content digest, the bytes of a record
 sqlite.py    SqliteLog: the embedded log, and the outbox of the distributed one
 database.py  one SQLite file that processes share; locks.py: locks that die with their holder
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from urllib.parse import SplitResult, urlsplit
 
-from liveloop.errors import Misconfigured
+from liveloop.errors import LiveloopError, Misconfigured
+from liveloop.events.faults import Fault
 from liveloop.settings import Settings, host_port
 from liveloop.v1.events_pb2 import Event
 
@@ -31,6 +33,25 @@ class Record:
     partition: int
     position: int  # the next record of this partition is at position + 1 or later
     events: Sequence[Event]
+    content: bytes = b""  # its bytes, for whom an event in it is unusable
+    fault: Fault | None = None  # why it could not be decoded: it has no events then
+
+
+class Gap(NamedTuple):
+    """What is missing in one partition between what was read and what is still there."""
+
+    partition: int
+    start: int  # the position that was to be read next
+    end: int  # the oldest that is still there
+
+
+class LogTruncated(LiveloopError):
+    """Records were removed before they were read, or this is another log: reading on would pass over them in silence."""
+
+    def __init__(self, gaps: Sequence[Gap], log: str) -> None:
+        missing = ", ".join(f"{gap.start} of partition {gap.partition}, where {gap.end} is the oldest" for gap in gaps)
+        super().__init__(f"{log} does not have position {missing}: removed unread, or another log?")
+        self.gaps = tuple(gaps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +70,18 @@ class EventLog(Protocol):
         """The partitions, numbered from 0; fixed for the life of the log."""
         ...
 
-    def append(self, events: Sequence[Event]) -> None:
-        """Return when the events are durable. Raises Overloaded when the log is full, Unavailable when it cannot be reached."""
+    def append(self, events: Sequence[Event], unreadable: Sequence[bytes] = ()) -> None:
+        """Return when the events are durable, and beside them, as they are, records that could not be decoded where they came from.
+
+        Raises Overloaded when the log is full, Unavailable when it cannot be reached.
+        """
         ...
 
     def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
         """Read at most about `limit` records from `positions` on, waiting up to `timeout` seconds for the first one.
 
         `positions` maps a partition to the next position to read; a partition that is absent is read from its oldest record.
-        Raises Unavailable when the log cannot be reached, LiveloopError when a position is no longer there.
+        Raises Unavailable when the log cannot be reached, LogTruncated when a position is not there.
         """
         ...
 

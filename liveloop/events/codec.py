@@ -8,8 +8,8 @@ from blake3 import blake3
 from google.protobuf.message import DecodeError
 
 from liveloop.events import Record
+from liveloop.events.faults import Fault
 from liveloop.rows import EXAMPLE
-from liveloop.telemetry import counter, logger
 from liveloop.v1.events_pb2 import Event, EventBatch, ExampleEvent, FeedbackEvent
 
 FORMAT = 1
@@ -25,21 +25,17 @@ def encode(events: Iterable[Event]) -> bytes:
 
 
 def record_of(partition: int, position: int, content: bytes) -> Record:
-    """The record whose bytes are `content`; without events, counted and logged, when they are no EventBatch of a known format.
+    """The record whose bytes are `content`; without events, and with what is wrong, when they are no EventBatch of a known format.
 
-    So the reader passes over it: one bad record must not stop the loop.
+    So it is for the reader to set it aside: one bad record must not stop the loop.
     """
     try:
         batch = EventBatch.FromString(content)
-    except DecodeError:
-        batch = EventBatch()
-    if batch.format == FORMAT:
-        return Record(partition, position, batch.events)
-    counter("log_unreadable_total").inc()
-    logger().error(
-        "a record of the event log cannot be read and is passed over", partition=partition, position=position, format=batch.format
-    )
-    return Record(partition, position, ())
+    except DecodeError as error:
+        return Record(partition, position, (), content, Fault("undecodable", f"it is no EventBatch: {error}"))
+    if batch.format != FORMAT:
+        return Record(partition, position, (), content, Fault("format", f"it has format {batch.format}; this liveloop reads {FORMAT}"))
+    return Record(partition, position, batch.events, content)
 
 
 def partition_of(key: str, partitions: int) -> int:

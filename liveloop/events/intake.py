@@ -55,7 +55,7 @@ class Intake:
         self._closing = False
         self._fill = log.fill
         gauge("outbox_capacity_bytes").set(log.capacity)
-        announce("outbox_shed_total", "log_unreadable_total")
+        announce("outbox_shed_total")
         self._writer = threading.Thread(target=self._run, name="intake", daemon=True)
         self._writer.start()
 

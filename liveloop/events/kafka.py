@@ -16,7 +16,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from liveloop.errors import LiveloopError, Unavailable
-from liveloop.events import Page
+from liveloop.events import Gap, LogTruncated, Page
 from liveloop.events.codec import record_of, rounds
 from liveloop.events.kafka_client import Access, Connections, reason
 from liveloop.events.kafka_topic import MESSAGE_BYTES, Topic
@@ -51,7 +51,7 @@ class KafkaLog:
         """Those of the topic; before the first contact, those it would be created with."""
         return range(self._partitions)
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event], unreadable: Sequence[bytes] = ()) -> None:
         """See EventLog. Sends record after record within a partition, so that a failure never changes their order."""
         with self._producing, self._trouble(self._drop_producer, "write to"):
             if self._producer is None:
@@ -60,16 +60,20 @@ class KafkaLog:
             for records in rounds(events, self._partitions):
                 sent = [self._producer.send(self._topic, record, partition=partition) for partition, record in records.items()]
                 _wait_for(sent)
+            _wait_for([self._producer.send(self._topic, record, partition=0) for record in unreadable])  # of no prediction that is known
 
     def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
-        """See EventLog. A record that cannot be decoded comes as a record without events."""
+        """See EventLog. A record that cannot be decoded comes as one without events, with its bytes and what is wrong."""
         with self._consuming, self._trouble(self._drop_consumer, "read from"):
             if self._consumer is None:
                 self._find_topic("read from")
                 self._consumer = self._connect("read from", KafkaConsumer, **_CONSUMER)
                 self._consumer.assign([self._partition(number) for number in self.partitions])
             self._seek(self._consumer, positions)
-            found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
+            try:
+                found = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=limit)
+            except (OffsetOutOfRangeError, LogTruncationError) as error:
+                raise self._truncated(self._consumer) from error
             records = [
                 record_of(tp.partition, message.offset, message.value or b"") for tp, messages in found.items() for message in messages
             ]
@@ -115,6 +119,15 @@ class KafkaLog:
         ends = consumer.end_offsets(maybe, _REQUEST_MS) if maybe else {}
         return frozenset(tp.partition for tp, end in ends.items() if self._at[tp.partition] >= end)
 
+    def _truncated(self, consumer: KafkaConsumer) -> LiveloopError:
+        """Where the positions asked for are not in the topic."""
+        partitions = [self._partition(number) for number in self.partitions]
+        oldest, ends = (find(partitions, _REQUEST_MS) for find in (consumer.beginning_offsets, consumer.end_offsets))
+        at = {tp: self._at[tp.partition] for tp in partitions}
+        gaps = [Gap(tp.partition, at[tp], oldest[tp]) for tp in partitions if not oldest[tp] <= at[tp] <= ends[tp]]
+        self._drop_consumer()
+        return LogTruncated(gaps, f"the topic {self._topic}") if gaps else Unavailable(f"the topic {self._topic} is changing")
+
     def _find_topic(self, purpose: str) -> None:
         """Learn how many partitions the topic has; create it where it is missing."""
         if self._found:
@@ -135,9 +148,6 @@ class KafkaLog:
         """Raise what a failure means: its own cause, or, where kafka-python tells of a time-out alone, that of the connection."""
         try:
             yield
-        except (OffsetOutOfRangeError, LogTruncationError) as error:
-            drop()
-            raise LiveloopError(f"a position is not in the topic {self._topic}: removed, or another topic? {error}") from error
         except KafkaError as error:
             connections = self._connections.pop(purpose, None)
             drop()

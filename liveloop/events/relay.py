@@ -93,7 +93,8 @@ class Relay:
         page = outbox.log.read({}, limit=_ROWS, timeout=wait)
         if not page.records:
             return False
-        self._log.append([event for record in page.records for event in record.events])
+        unreadable = [record.content for record in page.records if record.fault]  # the learner sets them aside, byte for byte
+        self._log.append([event for record in page.records for event in record.events], unreadable)
         end = page.records[-1].position
         outbox.log.release({0: end + 1})
         if outbox is self._outbox:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Self
 
-from liveloop.errors import LiveloopError, Overloaded
-from liveloop.events import Page
+from liveloop.errors import Overloaded
+from liveloop.events import Gap, LogTruncated, Page
 from liveloop.events.codec import content_digest, encode, identity_of, record_of
 from liveloop.events.database import Database
 from liveloop.v1.events_pb2 import Event
@@ -70,9 +70,11 @@ class SqliteLog:
         """One."""
         return range(1)
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event], unreadable: Sequence[bytes] = ()) -> None:
         """See EventLog. A feedback that is there already is not stored again."""
         self.write(events)
+        if unreadable:
+            self._database.write(lambda connection: _insert(connection, [(0, record) for record in unreadable]))
 
     def write(self, events: Sequence[Event]) -> list[Verdict]:
         """Store events as one row, durably, and say of each what became of it. Raises Overloaded at capacity, Unavailable."""
@@ -87,15 +89,13 @@ class SqliteLog:
             verdicts = [_judge(connection, event) for event in events]
             accepted = [event for event, verdict in zip(events, verdicts, strict=True) if verdict is Verdict.ACCEPTED]
             if accepted:
-                connection.execute(
-                    "INSERT INTO batch (written_at, events, record) VALUES (?, ?, ?)", (time.time(), len(accepted), encode(accepted))
-                )
+                _insert(connection, [(len(accepted), encode(accepted))])
             return Written(verdicts, _end(connection))
 
         return self._database.write(work)
 
     def read(self, positions: Mapping[int, int], *, limit: int, timeout: float) -> Page:
-        """See EventLog. A row that cannot be decoded comes as a record without events."""
+        """See EventLog. A row that cannot be decoded comes as a record without events, with its bytes and what is wrong."""
         deadline = time.monotonic() + timeout
         while True:
             rows, end = self._database.read(lambda connection: _rows(connection, positions.get(0), limit))
@@ -169,6 +169,12 @@ class SqliteLog:
         self.close()
 
 
+def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Add rows: how many events, and the record."""
+    now = time.time()
+    connection.executemany("INSERT INTO batch (written_at, events, record) VALUES (?, ?, ?)", [(now, *row) for row in rows])
+
+
 def _judge(connection: sqlite3.Connection, event: Event) -> Verdict:
     """Enter a feedback or a labelled row among the accepted ones, or find it there. Other events are always accepted."""
     identity = identity_of(event)
@@ -182,14 +188,12 @@ def _judge(connection: sqlite3.Connection, event: Event) -> Verdict:
 
 
 def _rows(connection: sqlite3.Connection, position: int | None, limit: int) -> tuple[list[tuple[int, bytes]], int]:
-    """Rows from `position` on, and the highest position ever given. Raises LiveloopError when `position` is outside the log."""
+    """Rows from `position` on, and the highest position ever given. Raises LogTruncated when `position` is outside the log."""
     end = _end(connection)
     if position is not None:
         oldest = connection.execute("SELECT min(position) FROM batch").fetchone()[0] or end + 1
         if not (position >= oldest or oldest <= 1) or position > end + 1:
-            raise LiveloopError(
-                f"position {position} is not in this event log, which reaches from {oldest} to {end}: removed, or another file?"
-            )
+            raise LogTruncated([Gap(0, position, oldest)], "this event log")
     found: list[tuple[int, bytes]] = []
     size = 0
     statement = "SELECT position, record FROM batch WHERE position >= ? ORDER BY position LIMIT ?"

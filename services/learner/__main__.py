@@ -92,7 +92,8 @@ def _run(settings: Settings, stop: Stop) -> None:
     telemetry.gauge("build_info").labels(__version__, "learner").set(1)
     telemetry.gauge("learner_active").set(0)
     telemetry.announce(
-        "log_unreadable_total",
+        "dead_letters_total",
+        "dead_letters_dropped_total",
         "feedback_outcomes_total",
         "learner_steps_total",
         "versions_published_total",

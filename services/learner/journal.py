@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from liveloop import telemetry, tracing
-from liveloop.events import Page
+from liveloop.events import Gap, Page
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.dead_letters import DeadLetters
 from services.learner.joiner import Joiner
 from services.learner.judgements import state_name
 from services.learner.lineage import Span, without
@@ -58,6 +59,7 @@ class Journal(Versions):
     def __init__(self, path: Path, *, holder: str, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file. Raises Misconfigured when it cannot be used."""
         super().__init__(path, (Path(__file__).parent / "schema.sql").read_text(), version=FORMAT, holder=holder, clock=clock)
+        self.dead_letters = DeadLetters(self.db, clock=clock)
         self._paused: bool | None = None  # as the last note on it says; None: not read since the lease was taken
 
     def acquire(self, at_least: int) -> bool:
@@ -77,7 +79,7 @@ class Journal(Versions):
             read_until = dict(db.execute("SELECT partition, read_until FROM positions").fetchall())
             position = self.positions()
             for record in page.records:
-                times = [joiner.take(event) for event in record.events]
+                times = self.dead_letters.sift(record, joiner)
                 read_until[record.partition] = max(read_until.get(record.partition, 0.0), *times, 0.0)
                 position[record.partition] = record.position + 1
             joiner.resolve()
@@ -87,6 +89,20 @@ class Journal(Versions):
                 [(partition, position.get(partition, 0), until) for partition, until in read_until.items()],
             )
         _count(joiner)
+
+    def retry(self, ids: Sequence[int], joiner: Joiner) -> tuple[int, int]:
+        """Read dead letters again, all where none is named: how many could be read whole, and how many still cannot."""
+        with self.transaction():
+            done = self.dead_letters.retry(ids, joiner)
+            joiner.resolve()
+        _count(joiner)
+        return done
+
+    def pass_over(self, gaps: Sequence[Gap], recipe: Recipe, *, who: str, why: str) -> None:
+        """Record that what is missing in the log is given up, and go on behind it."""
+        with self.transaction() as db:
+            self.note("accept-gap", recipe, who=who, why=why, gaps=[{"partition": p, "from": start, "to": end} for p, start, end in gaps])
+            db.executemany("UPDATE positions SET position = ? WHERE partition = ?", [(gap.end, gap.partition) for gap in gaps])
 
     def expire(self, joiner: Joiner, partitions: Sequence[int], history: float) -> bool:
         """Give up on what can no longer be joined; forget what is older than `history` seconds. True where there is more to do."""

@@ -17,6 +17,7 @@ from services.learner.micro_batch import MicroBatch, Trace
 from services.learner.operator import Operator
 from services.learner.parts import Parts
 from services.learner.promotion import Promotion
+from services.learner.reader import Reader
 from services.learner.rollback import Rollback
 from services.learner.trainer import Recipe, StepReport
 
@@ -28,12 +29,10 @@ _SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
 """A restart redoes at most this much."""
 _BLESSED_KEPT = 10
 """Blessed versions that stay in the stores."""
-_IDLE, _READ_AGAIN = 0.05, 1.0
-"""Seconds to wait for events when nothing is to do, and before a log that is away is asked again."""
+_IDLE = 0.05
+"""Seconds to wait for events when nothing is to do."""
 _RELEASE, _CHORES = 1.0, 10.0
 """Seconds between two releases of what was read, and between two rounds of the other housekeeping."""
-_RECORDS = 64
-"""Records read at once: each is a group commit, and the lease is renewed between two reads."""
 
 _log = telemetry.logger(part="loop")
 
@@ -54,9 +53,10 @@ class LearnerLoop:
         self._parts = parts
         self._recipe = recipe
         self._pace = pace
+        self._reader = Reader(parts.log, parts.journal, parts.joiner)
         self._rollback = Rollback(parts, recipe, self._begin_anew)
         forgetting = Forgetting(parts, recipe, self.save, self._go_on)
-        self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting)
+        self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting, self._reader)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
@@ -66,7 +66,6 @@ class LearnerLoop:
         self._saved_row, self._saved_at = 0, time.monotonic()
         self._chores_at = 0.0
         self._released_at = 0.0
-        self._read_again_at = 0.0
 
     def stop(self) -> None:
         """Make `run` return after the turn under way."""
@@ -123,19 +122,9 @@ class LearnerLoop:
         return 0 if paused else waiting
 
     def _read(self) -> None:
-        """Take in what the log has; while it cannot be reached, what was read before is worked on."""
-        if time.monotonic() < self._read_again_at:
-            return
-        parts, waiting = self._parts, self._waiting()
+        waiting = self._waiting()
         idle = min(_IDLE, max(0.0, self._seconds_until_due())) if waiting or self._settles else _IDLE
-        try:
-            page = parts.log.read(parts.journal.positions(), limit=_RECORDS, timeout=0.0 if self._may_examine(waiting) else idle)
-        except Unavailable as error:
-            _log.warning("the event log cannot be reached; going on with what was read", reason=error.reason)
-            self._read_again_at = time.monotonic() + _READ_AGAIN
-            return
-        if page.records or self._has_chores():  # an end of the log that is reached passes the time too
-            parts.journal.ingest(page, parts.joiner)
+        self._reader.read(0.0 if self._may_examine(waiting) else idle, note_end=self._has_chores())
 
     def _seconds_until_due(self) -> float:
         return self._last_start + self._pace.step_interval - time.monotonic()

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from liveloop.errors import HeadConflict, NotNow, WeightsRefused
+from liveloop.events import Gap
 from services.learner.forget import Forgetting, Forgotten
 from services.learner.journal import By, Journal
 from services.learner.publication import Publication
 from services.learner.quarantine import Name, Quarantine
+from services.learner.reader import Reader
 from services.learner.rows import Row
 from services.learner.trainer import Recipe
 
@@ -18,7 +20,13 @@ class Operator:
     """Carries orders out, in the loop's thread, between two turns."""
 
     def __init__(
-        self, journal: Journal, publication: Publication, recipe: Recipe, rollback: Callable[[int, str, str], Row], forgetting: Forgetting
+        self,
+        journal: Journal,
+        publication: Publication,
+        recipe: Recipe,
+        rollback: Callable[[int, str, str], Row],
+        forgetting: Forgetting,
+        reader: Reader,
     ) -> None:
         """`rollback(to, who, why)` brings old bytes back as a new version."""
         self._journal = journal
@@ -26,6 +34,7 @@ class Operator:
         self._recipe = recipe
         self._rollback = rollback
         self._forgetting = forgetting
+        self._reader = reader
         self._quarantine = Quarantine(journal, recipe)
 
     def promote(self, version: int, by: By) -> None:
@@ -90,6 +99,17 @@ class Operator:
         Raises NotNow: nothing was erased, or all of it and the rebuild waits.
         """
         return self._forgetting.order(who, by, rebuilds=rebuilds)
+
+    def retry(self, letters: Sequence[int], by: By) -> tuple[int, int]:
+        """Read dead letters again, all of them where none is named; how many could be read, and how many still cannot."""
+        with self._journal.transaction():
+            read, left = self._reader.retry(letters)
+            self._journal.note("retry-dead-letters", self._recipe, read=read, left=left, **asdict(by))
+        return read, left
+
+    def accept_gap(self, by: By) -> Sequence[Gap]:
+        """Go on behind what is missing in the log; what that is. Raises NotNow where nothing is."""
+        return self._reader.accept_gap(self._recipe, **asdict(by))
 
     def _note(self, decision: str, version: int, by: By) -> None:
         self._journal.note(decision, self._recipe, version=version, **asdict(by))

@@ -139,7 +139,7 @@ CREATE TABLE IF NOT EXISTS exclusions (
 
 -- Records of the log that could not be read, byte for byte.
 CREATE TABLE IF NOT EXISTS dead_letters (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, -- so that none is given twice
   partition INTEGER NOT NULL,
   position INTEGER NOT NULL,
   reason TEXT NOT NULL,

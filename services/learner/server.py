@@ -185,6 +185,30 @@ class LearnerServicer(LearnerServiceServicer):
             rebuilt=done.rebuilt,
         )
 
+    @_translates
+    def ListDeadLetters(self, request: pb.ListDeadLettersRequest, _: grpc.ServicerContext) -> pb.ListDeadLettersResponse:
+        """What could not be read, newest first."""
+        return self._view.dead_letters(_limit(request.limit, _QUARANTINED))
+
+    @_translates
+    def GetDeadLetter(self, request: pb.GetDeadLetterRequest, _: grpc.ServicerContext) -> pb.GetDeadLetterResponse:
+        """One of them, byte for byte."""
+        return self._view.dead_letter(request.id)
+
+    @_translates
+    def RetryDeadLetters(self, request: pb.RetryDeadLettersRequest, context: grpc.ServicerContext) -> pb.RetryDeadLettersResponse:
+        """Read them again."""
+        by, ids = _by(request), list(request.ids)
+        read, left = self._order(lambda operator: operator.retry(ids, by), context)
+        return pb.RetryDeadLettersResponse(read=read, left=left)
+
+    @_translates
+    def AcceptGap(self, request: pb.AcceptGapRequest, context: grpc.ServicerContext) -> pb.AcceptGapResponse:
+        """Go on behind what is missing in the log."""
+        by = _by(request)
+        gaps = self._order(lambda operator: operator.accept_gap(by), context)
+        return pb.AcceptGapResponse(gaps=[pb.Gap(partition=partition, to=end, **{"from": start}) for partition, start, end in gaps])
+
     def _order(self, order: Order[_Outcome], context: grpc.ServicerContext) -> _Outcome:
         """Wait for the loop's thread, no longer than the caller does."""
 
@@ -241,7 +265,7 @@ def serve(
     """
     require_free(address)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"), options=[("grpc.so_reuseport", 0)])
-    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers, access), server)  # type: ignore[abstract]
+    add_LearnerServiceServicer_to_server(LearnerServicer(view, orders, askers, access), server)
     status = health.HealthServicer()
     for service in ("", _SERVICE):
         status.set(service, health_pb2.HealthCheckResponse.SERVING)

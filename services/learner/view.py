@@ -12,17 +12,20 @@ from typing import Any
 
 from liveloop.errors import NotFound
 from liveloop.times import timestamp
-from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import (
+    DeadLetter,
+    GetDeadLetterResponse,
     GetFeedbackStatusResponse,
     GetFeedbackSummaryResponse,
     GetVersionResponse,
+    ListDeadLettersResponse,
     ListQuarantineResponse,
     QuarantinedFeedback,
     SplitScore,
     Version,
     VersionState,
 )
+from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.lineage import Span, is_in, resets, standing
 from services.learner.provenance import provenance
 from services.learner.rows import rebuilds
@@ -45,6 +48,8 @@ WHERE rows.version IS NOT NULL AND (? = 0 OR rows.version = ?) ORDER BY rows.row
 _QUARANTINE = """
 SELECT prediction_id, feedback_id, signal, reason, row, accepted_at FROM feedback WHERE state = ? ORDER BY accepted_at DESC LIMIT ?
 """
+
+_DEAD_LETTERS = "SELECT id, partition, position, reason, length(content), set_aside_at FROM dead_letters"
 
 
 class JournalView:
@@ -156,6 +161,23 @@ class JournalView:
             total=total,
         )
 
+    def dead_letters(self, limit: int) -> ListDeadLettersResponse:
+        """The newest `limit` records that could not be read, newest first, and how many there are in all."""
+        with self._open() as db:
+            found = db.execute(f"{_DEAD_LETTERS} ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
+            total = db.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
+        return ListDeadLettersResponse(dead_letters=[_dead_letter(*row) for row in found], total=total)
+
+    def dead_letter(self, number: int) -> GetDeadLetterResponse:
+        """One of them with its bytes. Raises NotFound."""
+        with self._open() as db:
+            known = min(number, _NEWEST)
+            found = db.execute(f"{_DEAD_LETTERS} WHERE id = ?", (known,)).fetchone()
+            if found is None:
+                raise NotFound(f"there is no dead letter {number}: it was read again, or went as one of too many", field="id")
+            content = db.execute("SELECT content FROM dead_letters WHERE id = ?", (known,)).fetchone()[0]
+        return GetDeadLetterResponse(dead_letter=_dead_letter(*found), content=content)
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self._uri, uri=True, timeout=5.0)
@@ -163,3 +185,7 @@ class JournalView:
             yield connection
         finally:
             connection.close()
+
+
+def _dead_letter(number: int, partition: int, position: int, reason: str, size: int, set_aside_at: float) -> DeadLetter:
+    return DeadLetter(id=number, partition=partition, position=position, reason=reason, bytes=size, set_aside_at=timestamp(set_aside_at))

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from liveloop.errors import LiveloopError, Unavailable
-from liveloop.events import EventLog, Record, open_log
+from liveloop.events import EventLog, LogTruncated, Record, open_log
 from liveloop.settings import Settings
 from liveloop.v1.events_pb2 import Event, Feedback, FeedbackEvent, Input, PodReport, PredictionEvent
 
@@ -219,6 +218,24 @@ def test_a_position_beyond_the_end_is_an_error_and_not_silence(opened: Open) -> 
     log = opened()
     log.append([prediction(1)])
 
-    with pytest.raises(LiveloopError) as raised:
+    with pytest.raises(LogTruncated) as raised:
         log.read(dict.fromkeys(log.partitions, 1_000_000), limit=10, timeout=5)
-    assert not isinstance(raised.value, Unavailable)
+    assert {gap.partition: gap.start for gap in raised.value.gaps} == dict.fromkeys(log.partitions, 1_000_000)
+    assert all(gap.end <= 1 for gap in raised.value.gaps)  # the first record there is
+
+
+def test_reading_goes_on_behind_a_gap(opened: Open) -> None:
+    log = opened()
+    log.append([prediction(1)])
+    with pytest.raises(LogTruncated) as raised:
+        log.read(dict.fromkeys(log.partitions, 1_000_000), limit=10, timeout=5)
+    positions = {gap.partition: gap.end for gap in raised.value.gaps}
+    assert [key(event) for event in events_of(read_all(log, positions))] == ["prediction-1"]
+
+
+def test_what_cannot_be_decoded_is_passed_on_byte_for_byte(opened: Open) -> None:
+    log = opened()
+    log.append([prediction(1)], [b"\xff\x00", b""])
+    records = read_all(log, {})
+    assert sorted(record.content for record in records if record.fault) == [b"", b"\xff\x00"]
+    assert [key(event) for event in events_of(records)] == ["prediction-1"]

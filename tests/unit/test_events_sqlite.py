@@ -14,7 +14,6 @@ from event_samples import feedback, prediction
 
 from liveloop.errors import LiveloopError, Misconfigured, Overloaded
 from liveloop.events.sqlite import SqliteLog, Verdict
-from liveloop.telemetry import counter
 from liveloop.v1.events_pb2 import Event
 
 WRITER = """
@@ -190,8 +189,7 @@ def test_positions_go_on_after_everything_was_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xff\xff", b"", b"\x08\x09"], ids=["garbage", "empty", "unknown format"])
-def test_a_row_that_cannot_be_read_is_passed_over_and_counted(tmp_path: Path, damage: bytes) -> None:
-    before = counter("log_unreadable_total")._value.get()
+def test_a_row_that_cannot_be_read_comes_with_its_bytes_and_what_is_wrong(tmp_path: Path, damage: bytes) -> None:
     with SqliteLog(tmp_path / "events.db") as log:
         for number in (1, 2, 3):
             log.write([feedback(number)])
@@ -201,7 +199,8 @@ def test_a_row_that_cannot_be_read_is_passed_over_and_counted(tmp_path: Path, da
 
     assert [record.position for record in page.records] == [1, 2, 3]
     assert [event for record in page.records for event in record.events] == [feedback(1), feedback(3)]
-    assert counter("log_unreadable_total")._value.get() == before + 1
+    assert [(record.content, record.fault is not None) for record in page.records][1] == (damage, True)
+    assert [record.fault for record in page.records][::2] == [None, None]
 
 
 def test_a_reader_elsewhere_never_meets_a_lock(tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ def init(
     """Make keys, task data and version 1: of an own model and own data, or of the demo's."""
     from rich.console import Console
 
+    from liveloop.private import write_privately
     from liveloop.settings import load_settings
 
+    write_privately()
     settings = load_settings(data=data, scope=scope)
     own = [name for name, value in {"--labels": labels, "--epochs": epochs, "--max-tokens": max_tokens}.items() if value is not None]
     own += [name for name, value in {"--validation-data": validation_data, "--test-data": test_data}.items() if value is not None]

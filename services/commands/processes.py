@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from liveloop.errors import Misconfigured
+from liveloop.private import keep_private
 from liveloop.settings import Settings, host_port
 
 MISCONFIGURED = 2  # a service's exit code for trouble that starting it again does not cure
@@ -64,6 +65,7 @@ class Loop:
         Raises:
             Misconfigured: one ended, or was not ready in `timeout` seconds; none is left running.
         """
+        keep_private(self.settings.data)
         try:
             for service in self.services:
                 self.launch(service)

@@ -10,6 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from liveloop.errors import Misconfigured
+from liveloop.private import write_privately
 from liveloop.settings import Settings, host_port, load_settings
 from services.commands.processes import MISCONFIGURED, Loop
 
@@ -27,6 +28,7 @@ def up(settings: Settings, console: Console) -> None:
         Misconfigured: it cannot start, or a service keeps ending; nothing is left running.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    write_privately()
     try:
         if not any((settings.data / "weights" / "heads").glob("*")):
             from services.commands.init import prepare_demo  # brings torch: only where there is something to initialise

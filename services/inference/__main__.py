@@ -25,6 +25,7 @@ from liveloop.admission import Access, open_access
 from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
 from liveloop.ports import require_free
+from liveloop.private import keep_private
 from liveloop.settings import Settings, load_settings
 from liveloop.telemetry import OperationsServer, gauge, histogram, logger, set_up_logs
 from liveloop.v1 import inference_pb2
@@ -58,6 +59,7 @@ def main() -> int:
     try:
         settings = load_settings()
         set_up_logs(settings.log_format)
+        keep_private(settings.data)
         tracing.set_up("inference")
         uvloop.run(_run(settings))
     except (LiveloopError, OSError) as error:
@@ -80,7 +82,9 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     access = open_access(settings)
-    tokens = Tokens(keys.token_keys(settings), keys.asker_key(settings), window=settings.feedback_window)
+    tokens = Tokens(
+        keys.token_keys(settings), keys.asker_key(settings), window=settings.feedback_window, read=lambda: keys.token_keys(settings)
+    )
     operations = OperationsServer(settings.inference_ops_listen, ready.is_set)
     server = _listen(settings)
     intake = open_intake(settings)

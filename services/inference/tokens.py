@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import jwt
 from jwt.utils import base64url_decode, base64url_encode
 
 from liveloop.askers import asker_hash
-from liveloop.errors import TokenExpired, TokenForged
+from liveloop.errors import Misconfigured, TokenExpired, TokenForged
 from liveloop.keys import TokenKeys
 
 _ALGORITHM = "HS256"
@@ -32,8 +34,18 @@ class Claims:
 class Tokens:
     """Makes tokens with the current key and verifies those of every key it has."""
 
-    def __init__(self, keys: TokenKeys, asker_key: bytes, *, window: float, clock: Callable[[], float] = time.time) -> None:
-        """`window` is a token's lifetime in seconds, `clock` tells Unix seconds."""
+    def __init__(
+        self,
+        keys: TokenKeys,
+        asker_key: bytes,
+        *,
+        window: float,
+        clock: Callable[[], float] = time.time,
+        read: Callable[[], TokenKeys] | None = None,
+    ) -> None:
+        """`window` is a token's lifetime in seconds, `clock` tells Unix seconds; `read` reads the keys again."""
+        self._read = read
+        self._read_at = -math.inf
         self._keys = keys
         self._asker_key = asker_key
         self._window = window
@@ -80,7 +92,7 @@ class Tokens:
 
     def _open(self, token: str) -> Claims:
         try:
-            key = self._keys.secrets[jwt.get_unverified_header(token)["kid"]]
+            key = self._key(jwt.get_unverified_header(token)["kid"])
             said = jwt.decode(token, key, algorithms=[_ALGORITHM], options={"verify_exp": False})
             signature = token.rpartition(".")[2]
             # 256 bits leave two unused in the last character: without this four spellings of one signature would be good.
@@ -89,3 +101,12 @@ class Tokens:
             return Claims(said["jti"], bytes.fromhex(said["sub"]), said["ver"], said["prp"], said["exp"])
         except (jwt.PyJWTError, KeyError, ValueError) as error:
             raise TokenForged("the feedback token was not made here") from error
+
+    def _key(self, key_id: str) -> bytes:
+        """The key of that id, read again where it is not known, once a second at the most. Raises KeyError."""
+        now = self._clock()
+        if key_id not in self._keys.secrets and self._read is not None and abs(now - self._read_at) >= 1.0:
+            self._read_at = now
+            with suppress(Misconfigured):  # a file that cannot be read now takes nothing from the keys at hand
+                self._keys = self._read()
+        return self._keys.secrets[key_id]

@@ -18,6 +18,7 @@ from liveloop import __version__, keys, telemetry, tls, tracing
 from liveloop.admission import open_access
 from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
 from liveloop.events import open_log
+from liveloop.private import keep_private
 from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
 from liveloop.weights.manifest import open_head
@@ -85,6 +86,7 @@ def main() -> int:
 def _run(settings: Settings, stop: Stop) -> None:
     if not settings.data.is_dir():
         raise Misconfigured(f"there is no data folder {settings.data}; `liveloop init --data {settings.data}` makes one")
+    keep_private(settings.data)
     keys.signing_key(settings)
     access = open_access(settings)
     ready = threading.Event()

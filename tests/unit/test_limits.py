@@ -168,3 +168,21 @@ def test_the_gateway_limits_an_address_and_other_addresses_go_on(tmp_path: Path)
             assert int(last.headers["retry-after"]) >= 1
             assert last.headers["access-control-allow-origin"] == "http://localhost:3000"  # the page can read how long to wait
             assert http.get("/v1/model", headers={"X-Forwarded-For": "203.0.113.9, 192.0.2.1"}).status_code == 200
+
+
+def test_the_gateway_answers_to_its_own_names_and_to_the_origins_it_was_given(tmp_path: Path):
+    with serve(FakeLoop()) as fake:
+        free = free_settings(Settings(data=tmp_path, allowed_hosts="loop.example, other.example", allowed_origins="https://chat.example"))
+        settings = free.model_copy(update={"inference_target": fake.target, "learner_target": fake.target})
+        with Loop(settings, services=("gateway",)), httpx.Client(base_url=f"http://{settings.gateway_listen}", trust_env=False) as http:
+
+            def status(host: str) -> int:
+                return http.get("/v1/model", headers={"Host": host}).status_code
+
+            for good in ("loop.example", "Other.Example:8443", "localhost:1", "127.0.0.1", "[::1]", "[::1]:8080"):
+                assert status(good) == 200
+            for foreign in ("rebound.example", "loop.example.evil.example", "", "::1:8080:", "localhost@evil.example"):
+                assert status(foreign) == 421
+            for origin, readable in (("https://chat.example", True), ("http://localhost:3000", False), ("https://evil.example", False)):
+                allowed = http.get("/v1/model", headers={"Origin": origin}).headers.get("access-control-allow-origin")
+                assert allowed == (origin if readable else None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from itertools import product
+from uuid import UUID
 
 import jwt
 import pytest
@@ -67,12 +69,39 @@ def test_expired_is_said_only_of_a_token_whose_signature_is_good():
         maker.verify(token, "another")
 
 
-@given(place=st.integers(min_value=0), bit=st.integers(0, 7))
-def test_a_token_wrong_by_one_bit_is_forged(place: int, bit: int):
-    raw = bytearray(signed().encode())
+def test_a_token_wrong_by_any_single_bit_is_forged():
+    token, verifier = signed().encode(), tokens()
+    for place, bit in product(range(len(token)), range(8)):
+        wrong = bytearray(token)
+        wrong[place] ^= 1 << bit
+        with pytest.raises(TokenForged):
+            verifier.verify(wrong.decode("latin-1"), PREDICTION)
+
+
+@given(
+    st.uuids(), st.binary(min_size=16, max_size=16), st.integers(1, 2**32 - 1), st.floats(0, 1), st.integers(min_value=0), st.integers(0, 7)
+)
+def test_whatever_a_token_says_one_bit_makes_it_forged(
+    prediction: UUID, asker: bytes, version: int, propensity: float, place: int, bit: int
+):
+    raw = bytearray(tokens().sign(str(prediction), asker=asker, version=version, propensity=propensity).encode())
     raw[place % len(raw)] ^= 1 << bit
     with pytest.raises(TokenForged):
-        tokens().verify(raw.decode("latin-1"), PREDICTION)
+        tokens().verify(raw.decode("latin-1"), str(prediction))
+
+
+def test_a_pod_reads_the_keys_again_when_another_signs_with_a_newer_one():
+    clock, files = Clock(), [OLD_KEYS]
+    pod = Tokens(OLD_KEYS, b"a" * 32, window=60.0, clock=clock, read=lambda: files[-1])
+    token = signed(tokens(KEYS, clock))
+    with pytest.raises(TokenForged):
+        pod.verify(token, PREDICTION)
+    files.append(KEYS)
+    with pytest.raises(TokenForged):  # it looks once a second at the most, whatever it is sent
+        pod.verify(token, PREDICTION)
+    clock.now += 1.0
+    assert pod.verify(token, PREDICTION).version == 7
+    assert jwt.get_unverified_header(signed(pod))["kid"] == "2"
 
 
 def test_the_unused_bits_of_the_last_character_count_too():

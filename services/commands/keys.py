@@ -68,12 +68,16 @@ def show(data: Data = None) -> None:
 
 
 def rotate_tokens(data: Data = None) -> None:
-    """Sign feedback tokens with a new key. Those signed before stay good for their window; services take it at their next start."""
+    """Sign feedback tokens with a new key. Those signed before stay good for their window; services take it at their next start,
+    and sooner where they meet a token that it signed.
+    """
     from liveloop.keys import rotate_token_keys
     from liveloop.settings import load_settings
 
     settings = load_settings(data=data)
-    typer.echo(f"tokens are signed with key {rotate_token_keys(settings)} from the next start on; start every pod again")
+    typer.echo(
+        f"tokens are signed with key {rotate_token_keys(settings)} from a pod's next start on; others read it with the first such token"
+    )
 
 
 def _made(path: Path, clients: dict[str, Client], client: str) -> str:

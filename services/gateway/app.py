@@ -107,15 +107,16 @@ class Gateway:
         """Call a service and pass its answer on."""
         return JSONResponse(to_json(await self._call(service, rpc, message)))
 
-    def _metadata(self) -> list[tuple[str, str]]:
+    def _metadata(self, message: object) -> list[tuple[str, str]]:
         """What goes with every call: who calls, and the trace."""
-        authority = shown_key() or (f"Bearer {self._key}" if self._key else "")
+        own = self._key and not isinstance(message, inference_pb2.SubmitFeedbackRequest)  # whoever judges does so by his own authority
+        authority = shown_key() or (f"Bearer {self._key}" if own else "")
         return [(name, value) for name, value in ((access.HEADER, authority), (tracing.HEADER, tracing.traceparent())) if value]
 
     async def _call(self, service: str, rpc: grpc.aio.UnaryUnaryMultiCallable[Any, ResponseMessage], message: object) -> ResponseMessage:
         """Call a service; its errors become the tree's."""
         try:
-            return await rpc(message, timeout=_TIMEOUT, metadata=self._metadata())
+            return await rpc(message, timeout=_TIMEOUT, metadata=self._metadata(message))
         except grpc.RpcError as call:
             error = error_from(call)
             if error.code in _NOT_FOR_CALLERS:

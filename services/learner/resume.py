@@ -8,6 +8,7 @@ from services.learner.erasure import truncate
 from services.learner.parts import Parts
 from services.learner.rebuild import RebuildFailed, rebuild
 from services.learner.redo import Unequal, redo
+from services.learner.rows import Due
 from services.learner.trainer import Recipe
 
 _log = telemetry.logger(part="resume")
@@ -49,6 +50,9 @@ def resume(parts: Parts, recipe: Recipe) -> None:
         row = journal.change("rebase", recipe, {"why": error.reason}, publisher.stage(trainer.bits).digest)
         parts.tensors.save(row.row, trainer.tensors(), wait=True)  # it can be redone before its version is published
     except (NotFound, WeightsRefused) as error:
+        if journal.is_replaced(publisher.head.current):  # what is served still holds what was erased: nothing to go on from
+            rebuild(parts, recipe, Due(min(first for first, _ in journal.rebuilds()), "learner", error.reason), journal.renew)
+            return
         last = journal.last()
         assert last is not None and last.version is not None
         is_unpublished = last.kind == "reset" and last.version > publisher.head.current  # then what is served was just taken back

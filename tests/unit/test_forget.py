@@ -308,6 +308,22 @@ def test_a_rebuild_that_cannot_be_made_leaves_the_learner_as_it_was(users: Users
     assert is_live_what_the_journal_says(users)
 
 
+def test_a_rebuild_that_cannot_be_redone_before_it_was_published_is_made_again(users: Users, monkeypatch: pytest.MonkeyPatch):
+    """As after a crash and a start on another processor: what is served must not be gone on from."""
+    users.learn_from("ann", "bob")
+    expected = twin(users, ids_of(users, "ann"))
+    with monkeypatch.context() as patch:
+        crash_at(patch, Journal, "rebuilt", after=True)
+        with pytest.raises(Killed):
+            users.loop._operator.forget(asker_hash(ASKER_KEY, user="ann"), ANN_ORDERS, rebuilds=True)
+    with users.parts.journal.transaction() as db:
+        db.execute("UPDATE rows SET state_digest = x'00' WHERE kind = 'rebase'")
+    users.crash()
+    users.turn_until(users.is_quiet)
+    assert np.array_equal(users.publisher.state.bits, expected)
+    assert users.head.current == users.head.blessed == users.parts.journal.last().version
+
+
 # A crash anywhere
 
 

@@ -242,6 +242,7 @@ def test_the_openapi_document_describes_the_contracts_messages(http: httpx.Clien
         "/v1/predict",
         "/v1/feedback",
         "/v1/feedback/{prediction_id}/{feedback_id}",
+        "/v1/intake/langfuse/scores",
         "/v1/model",
         "/v1/versions",
     }

@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Protocol
 
+from liveloop import crash
 from liveloop.errors import Overloaded, Unavailable
 from liveloop.events.sqlite import SqliteLog, Verdict
 from liveloop.telemetry import announce, counter, gauge, logger
@@ -129,9 +130,11 @@ class Intake:
 
     def _store(self, group: list[Pending]) -> None:
         written = self._log.store([event for event, _ in group])
+        crash.point("after-append")
         for (_, result), verdict in zip(group, written.verdicts, strict=True):
             if result is not None:
                 self._answer(result, verdict, written.end)
+        crash.point("after-ack")
 
     def _answer(self, result: Future[Verdict], verdict: Verdict, end: int) -> None:
         if self._delivery is None or not self._wait_for_delivery:

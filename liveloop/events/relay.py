@@ -8,6 +8,7 @@ from bisect import insort
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
+from liveloop import crash
 from liveloop.errors import LiveloopError, Unavailable
 from liveloop.events import EventLog
 from liveloop.events.outbox import Outbox
@@ -95,6 +96,7 @@ class Relay:
             return False
         unreadable = [record.content for record in page.records if record.fault]  # the learner sets them aside, byte for byte
         self._log.append([event for record in page.records for event in record.events], unreadable)
+        crash.point("after-relay")
         end = page.records[-1].position
         outbox.log.release({0: end + 1})
         if outbox is self._outbox:

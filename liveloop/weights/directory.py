@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from liveloop import crash
 from liveloop.errors import BadSignature, BlobCorrupt, BlobMissing, HeadConflict, Unavailable
 from liveloop.weights.manifest import HeadKey, head_key, open_head
 from liveloop.weights.store import BLOB_LIMIT, blob_name, check_blob, is_name
@@ -131,6 +132,7 @@ class DirectoryStore:
         _make_folder(path.parent)
         try:
             _create(path, blob)
+            crash.point("after-blob")
         except FileExistsError:
             if path.read_bytes() == blob:
                 return False

@@ -9,6 +9,7 @@ import threading
 import time
 from itertools import islice
 
+from liveloop import crash
 from liveloop.errors import BlobCorrupt, BlobMissing, LiveloopError, Misconfigured, Unavailable
 from liveloop.telemetry import logger
 from liveloop.weights.manifest import head_key, open_head
@@ -59,8 +60,11 @@ class Copier:
         blobs = read_ahead(self._source, missing)
         for names in batches(missing):
             self._target.put(dict(zip(names, islice(blobs, len(names)), strict=True)))
+        if missing:
+            crash.point("after-mirror-blobs")
         if before != blob:
             self._target.set_head(blob, epoch=head.epoch, revision=head.revision, expected=expected)
+            crash.point("after-mirror-head")
         self._head, self._copied, self._sure = blob, needed, True
         self._records.forget(needed)
         return bool(missing) or before != blob

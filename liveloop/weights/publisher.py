@@ -16,6 +16,7 @@ from typing import Self
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from liveloop import crash
 from liveloop.errors import BlobMissing, LiveloopError, Misconfigured, WeightsRefused
 from liveloop.telemetry import logger
 from liveloop.times import timestamp
@@ -143,7 +144,9 @@ class Publisher:
             manifest.traceparent = traceparent
             link, blob = self._signed(manifest)
             self._store.put({**parts, link.manifest: blob})
+            crash.point("after-blobs")
             self._record.move([*chain, link])
+            crash.point("after-head")
             if self._written and chain[0] == self._written.link:
                 self._written = None
             self.state.take(staged.changes, staged.chunk_digests)

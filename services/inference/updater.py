@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from liveloop import tracing
+from liveloop import crash, tracing
 from liveloop.errors import LiveloopError, Unavailable, WeightsRefused
 from liveloop.telemetry import announce, counter, gauge, histogram, logger
 from liveloop.times import timestamp
@@ -111,6 +111,7 @@ class Updater:
             self._replica.flip(update.version, update.chunks, update.channel)
         else:  # a new channel, or one that was given up and taken up again since the last update
             self._replica.open(update.channel, bits, update.version)
+        crash.point("after-flip")
         del self._unserved[update.channel]
         histogram("weight_update_duration_seconds").labels("flip").observe(time.perf_counter() - started)
         counter("weight_updates_total").labels("applied").inc()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from liveloop import telemetry, tracing
+from liveloop import crash, telemetry, tracing
 from liveloop.errors import NotNow, Unavailable, WeightsRefused
 from services.learner.forget import Forgetting
 from services.learner.journal import By
@@ -150,6 +150,7 @@ class LearnerLoop:
     def _learn(self, batch: MicroBatch) -> None:
         parts, recipe = self._parts, self._recipe
         report = parts.trainer.compute(batch, recipe, parts.journal.next_row())
+        crash.point("after-compute")
         if refusal := parts.guard.refusal(report):
             self._refuse(batch.new, refusal)
             return
@@ -162,6 +163,7 @@ class LearnerLoop:
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
+        crash.point("after-journal")
         self._settles, self._refused = SETTLES, []
         _observe(report)
         parts.publication.publish(row, staged)

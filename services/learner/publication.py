@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from liveloop import telemetry
+from liveloop import crash, telemetry
 from liveloop.errors import BlobMissing, HeadConflict, Misconfigured, NotFound, NotNow, WeightsRefused
 from liveloop.weights.channels import has_canary
 from liveloop.weights.mirror import Mirror
@@ -125,6 +125,7 @@ class Publication:
             self.publisher.bless(version)
         except BlobMissing:
             return False
+        crash.point("after-bless")
         self._notify()
         self._journal.blessed(version)
         return True

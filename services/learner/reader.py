@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from liveloop import telemetry
+from liveloop import crash, telemetry
 from liveloop.errors import NotNow, Unavailable
 from liveloop.events import EventLog, Gap, LogTruncated
 from services.learner.joiner import Joiner
@@ -50,8 +50,11 @@ class Reader:
             return
         self._gaps = ()
         telemetry.gauge("learner_gap").set(0)
+        if page.records:
+            crash.point("after-read")
         if page.records or note_end:
             self._journal.ingest(page, self._joiner)
+            crash.point("after-ingest")
 
     def accept_gap(self, recipe: Recipe, *, who: str, why: str) -> tuple[Gap, ...]:
         """Go on behind what is missing, and say so in the journal. Returns what was passed over. Raises NotNow without a gap."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from liveloop import telemetry
+from liveloop import crash, telemetry
 from services.learner.parts import Parts
 from services.learner.rows import Row
 from services.learner.trainer import Recipe
@@ -57,6 +57,7 @@ class Rollback:
             if halt:
                 _log.error("training is paused; an operator may resume it", reason=halt)
                 parts.journal.pause(self._recipe, who=GUARD, why=halt)
+        crash.point("after-reset")
         assert row.version is not None
         _log.warning("back to an earlier version", to=to, version=row.version, who=who, reason=why)
         telemetry.counter("guard_decisions_total").labels("rollback").inc()

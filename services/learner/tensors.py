@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from liveloop import telemetry
+from liveloop import crash, telemetry
 
 _KEEP = 3
 """Sets that always stay: one may be half written, one damaged."""
@@ -67,9 +67,11 @@ class TensorCache:
         partial = target.with_suffix(".partial")
         try:
             save_file(tensors, partial)
+            crash.point("before-tensor-fsync")
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(target)
+            crash.point("after-tensor-rename")
             self._prune()
         except (SafetensorError, OSError) as error:
             _log.error("the tensors could not be saved; a restart redoes more rows", row=row, error=str(error))

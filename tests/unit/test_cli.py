@@ -307,7 +307,7 @@ def test_without_the_services_their_commands_say_where_they_run(tmp_path: Path):
     package = tmp_path / "liveloop"
     package.mkdir()
     here = Path(cli.__file__).parent
-    for name in ("__init__.py", "addresses.py", "cli.py", "errors.py", "mishaps.py", "orders.py"):
+    for name in ("__init__.py", "addresses.py", "cli.py", "errors.py", "learning.py", "mishaps.py", "orders.py"):
         (package / name).write_text((here / name).read_text())
     command = [sys.executable, "-c", "from liveloop.cli import main; main()"]
     for name in ("up", "init", "demo", "bench"):

@@ -47,10 +47,11 @@ nightly: dev system ## every test, those that take an hour too, with many more e
 	$(PYTEST) -m 'nightly or not nightly' --hypothesis-profile=nightly
 	$(BIN)/python -m tests.fuzz
 
-bench: install ## freshness and throughput of a loop of its own, its weights in motion, and what updates cost
+bench: install ## freshness and throughput of a loop of its own, its weights in motion, and what updates cost; with KAFKA=HOST:PORT its events too
 	$(BIN)/liveloop bench loop
 	$(BIN)/liveloop bench weights
 	$(BIN)/liveloop bench swap
+	$(if $(KAFKA),$(BIN)/liveloop bench events --kafka $(KAFKA))
 
 proto: dev ## generate liveloop/v1 from the contract
 	$(call generate,.)

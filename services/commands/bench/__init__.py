@@ -3,6 +3,7 @@
 loop.py       a whole loop from outside: freshness, latency, throughput
 weights.py    patches, publish to flip, and a full push beside them
 swap.py       what updates cost those who wait for answers
+events.py     from an outbox to Kafka and from Kafka into the journal; plain_kafka.py: kafka-python beside it
 recorded.py   recorded steps: real optimiser steps of the demo's model, as the versions that are served
 patches.py    one recording's patches: bytes and milliseconds, beside the baselines
 delivery.py   from a publish to the flip of one pod or of many
@@ -32,6 +33,7 @@ def bench_app() -> typer.Typer:
     app.command("loop")(_loop)
     app.command("weights")(_weights)
     app.command("swap")(_swap)
+    app.command("events")(_events)
     return app
 
 
@@ -90,3 +92,20 @@ def _swap(
 
     extent = Extent(seconds=seconds, versions_per_second=rate)
     bench_swap(load_settings(), extent, weights_url=weights_url, as_json=as_json, console=Console(stderr=as_json))
+
+
+def _events(
+    *,
+    kafka: Annotated[str | None, typer.Option(help="HOST:PORT of a broker that asks for no password and no TLS.")] = None,
+    events: Annotated[int, typer.Option(min=1000, help="Events that each side moves in a round.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; of each side the best one counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Events per second through the relay and the join, beside plain kafka-python with one record per event."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.events import Extent, bench_events
+
+    extent = Extent(events=events, rounds=rounds)
+    bench_events(load_settings(), extent, kafka=kafka, as_json=as_json, console=Console(stderr=as_json))

@@ -14,4 +14,4 @@ def timestamp(seconds: float) -> Timestamp:
 
 def unix_seconds(stamp: Timestamp) -> float:
     """A protobuf timestamp as Unix seconds."""
-    return stamp.ToMicroseconds() / 1e6
+    return (stamp.seconds * 1_000_000 + stamp.nanos // 1000) / 1e6  # its own ToMicroseconds takes four times as long

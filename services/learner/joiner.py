@@ -7,10 +7,10 @@ counts. What can no longer change is final: nothing that comes later brings it b
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import astuple
 
 from blake3 import blake3
 
@@ -36,8 +36,12 @@ _ORPHAN = "its prediction was not read within the feedback window"
 _NOT_PENDING = tuple(state for state in State.values() if state != State.FEEDBACK_STATE_PENDING)
 _NEW_PREDICTION = "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _JUDGEMENTS = """
-SELECT id, judge, state, signal, label, accepted_at FROM feedback WHERE prediction_id = ? AND judge IN (?, ?)
+SELECT id, judge, state, signal, feedback.label, accepted_at, created_at, predictions.label
+FROM predictions JOIN feedback USING (prediction_id) WHERE prediction_id = ? AND judge IN (?, ?)
 ORDER BY accepted_at DESC, feedback_id DESC
+"""
+_JUDGED_BEFORE = """
+SELECT DISTINCT prediction_id, judge FROM json_each(?) AS page JOIN feedback ON feedback.prediction_id = page.value
 """
 
 
@@ -56,6 +60,8 @@ class Joiner:
         self._window = window
         self._default_reward = default_reward
         self._retention = Retention(db)
+        self._arrived: list[tuple[str, str, str, int, float, float, float, int, bytes, bool]] = []  # predictions since `resolve`
+        self._excluded: frozenset[bytes] | None = None  # who is to be forgotten; None: not read since `resolve`
         self._unresolved: Counter[tuple[str, bytes]] = Counter()  # (prediction, judge) of the events since `resolve`: new feedbacks
         self.outcomes: Counter[int] = Counter()  # feedbacks that reached a state since the caller last cleared it
 
@@ -74,10 +80,12 @@ class Joiner:
 
     def resolve(self) -> None:
         """Settle every judgement that the events taken speak of: once a page, so that many by one judge cost no more than one."""
+        self._store_arrived()
         for (prediction_id, judge), new in self._unresolved.items():
             if not self._resolve(prediction_id, judge):
                 self.outcomes[State.FEEDBACK_STATE_PENDING] += new
         self._unresolved.clear()
+        self._excluded = None
 
     def expire(self, read_until: float) -> bool:
         """What the window decides: feedback without a prediction expires, predictions that nobody judged get the default reward or leave.
@@ -117,8 +125,7 @@ class Joiner:
         created_at = unix_seconds(prediction.created_at)
         if self._is_excluded(prediction.asker):
             return created_at
-        added = self._db.execute(
-            _NEW_PREDICTION,
+        self._arrived.append(
             (
                 prediction.prediction_id,
                 prediction.input.text,
@@ -130,13 +137,8 @@ class Joiner:
                 prediction.channel,
                 prediction.asker,
                 prediction.not_shown,
-            ),
+            )
         )
-        if added.rowcount:
-            self._retention.came(prediction.prediction_id)
-            judges = self._db.execute("SELECT DISTINCT judge FROM feedback WHERE prediction_id = ?", (prediction.prediction_id,)).fetchall()
-            for (judge,) in judges:
-                self._unresolved[prediction.prediction_id, judge] += 0
         return created_at
 
     def _take_feedback(self, event: FeedbackEvent) -> float:
@@ -149,19 +151,32 @@ class Joiner:
         one = of_example(example)
         if not self._is_excluded(example.judge):
             text = example.input.text
-            self._db.execute(_NEW_PREDICTION, (one.prediction_id, text, example.label, 0, 1.0, 1.0, one.accepted_at, 0, one.judge, False))
+            self._arrived.append((one.prediction_id, text, example.label, 0, 1.0, 1.0, one.accepted_at, 0, one.judge, False))
             self._add(one)
         return one.accepted_at
 
     def _add(self, one: Judgement) -> None:
         """Store a judgement that was not read before."""
-        added = self._db.execute(INSERT, (*astuple(one), State.FEEDBACK_STATE_PENDING))
+        added = self._db.execute(INSERT, (*one, State.FEEDBACK_STATE_PENDING))
         if added.rowcount:
             self._unresolved[one.prediction_id, one.judge] += 1
 
     def _is_excluded(self, judge: bytes) -> bool:
         """This user is to be forgotten."""
-        return self._db.execute("SELECT 1 FROM exclusions WHERE judge = ?", (judge,)).fetchone() is not None
+        if self._excluded is None:
+            self._excluded = frozenset(one for (one,) in self._db.execute("SELECT judge FROM exclusions"))
+        return judge in self._excluded
+
+    def _store_arrived(self) -> None:
+        """Store the page's predictions at once, and find what was said of them before they came."""
+        if not self._arrived:
+            return
+        self._db.executemany(_NEW_PREDICTION, self._arrived)
+        names = [row[0] for row in self._arrived]
+        self._retention.came(min(names))
+        for judged in self._db.execute(_JUDGED_BEFORE, (json.dumps(names),)).fetchall():
+            self._unresolved[judged] += 0
+        self._arrived.clear()
 
     def _take_report(self, report: PodReport) -> float:
         reported_at, flipped_at = unix_seconds(report.reported_at), unix_seconds(report.flipped_at)
@@ -189,12 +204,9 @@ class Joiner:
 
     def _resolve(self, prediction_id: str, judge: bytes) -> bool:
         """Settle all judgements of one prediction by one judge; False without the prediction: they wait."""
-        found = self._db.execute("SELECT created_at, label FROM predictions WHERE prediction_id = ?", (prediction_id,)).fetchone()
-        if found is None:
-            return False
-        created_at, answered = found
+        found = self._db.execute(_JUDGEMENTS, (prediction_id, judge, NOBODY)).fetchall()
         said: int | None = None  # what a later judgement makes of those before it
-        for feedback, by, state, signal, label, accepted_at in self._db.execute(_JUDGEMENTS, (prediction_id, judge, NOBODY)).fetchall():
+        for feedback, by, state, signal, label, accepted_at, created_at, answered in found:
             refusal = self._refusal(signal, label if signal == "correction" else answered, accepted_at - created_at if by else 0.0)
             outcome: tuple[int, str] | None = None
             if by != judge:
@@ -212,7 +224,7 @@ class Joiner:
                     outcome = (State.FEEDBACK_STATE_HELD_OUT if is_held_out(prediction_id) else State.FEEDBACK_STATE_JOINED, "")
             if outcome and state not in FINAL:
                 self._set(feedback, *outcome, was=state)
-        return True
+        return bool(found)
 
     def _refusal(self, signal: str, label: str | None, age: float) -> tuple[int, str] | None:
         """Why a judgement can never be used: a function of what was sent alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from liveloop.rows import EXAMPLE
 from liveloop.times import unix_seconds
@@ -24,8 +24,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """Takes the fields of a judgement in their order, and its state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What was said, by whom and when; not what becomes of it."""
 
     prediction_id: str

@@ -8,6 +8,7 @@ recorded.py   recorded steps: real optimiser steps of the demo's model, as the v
 patches.py    one recording's patches: bytes and milliseconds, beside the baselines
 delivery.py   from a publish to the flip of one pod or of many
 full_push.py  the whole model through a store, as most systems do it
+beside.py     what a saturated relay costs those who wait for answers
 replay.py     publishes recorded versions again and again, at a rate
 load.py       a process that asks at random times, whether or not earlier answers came
 pod.py        a process that holds and follows a version and serves nobody
@@ -99,13 +100,14 @@ def _events(
     kafka: Annotated[str | None, typer.Option(help="HOST:PORT of a broker that asks for no password and no TLS.")] = None,
     events: Annotated[int, typer.Option(min=1000, help="Events that each side moves in a round.")] = 20_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; of each side the best one counts.")] = 3,
+    predict_seconds: Annotated[float, typer.Option(min=0.0, help="Seconds of predictions beside a saturated relay; 0: none.")] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Events per second through the relay and the join, beside plain kafka-python with one record per event."""
+    """Events per second through the relay and the join, beside plain kafka-python, and what a saturated relay costs predictions."""
     from rich.console import Console
 
     from liveloop.settings import load_settings
     from services.commands.bench.events import Extent, bench_events
 
-    extent = Extent(events=events, rounds=rounds)
+    extent = Extent(events=events, rounds=rounds, predict_seconds=predict_seconds)
     bench_events(load_settings(), extent, kafka=kafka, as_json=as_json, console=Console(stderr=as_json))

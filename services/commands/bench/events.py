@@ -42,6 +42,7 @@ class Extent:
 
     events: int = 20_000
     rounds: int = 3
+    predict_seconds: float = 0.0  # of asking beside a saturated relay, and as long beside an idle one; 0: not at all
 
 
 def bench_events(settings: Settings, extent: Extent, *, kafka: str | None, as_json: bool, console: Console) -> None:
@@ -58,6 +59,8 @@ def bench_events(settings: Settings, extent: Extent, *, kafka: str | None, as_js
         table.add_row(side, f"{own:,.0f}", f"{own / other:.2f}x", f">= {target}x")
         table.add_row(f"kafka-python {plain}", f"{other:,.0f}", "", "")
     console.print(table)
+    if ratio := found.get("predict_p99_ratio"):
+        console.print(f"predict p99 beside a saturated relay / beside an idle one: {ratio:.2f} (target: <= 1.5)")
 
 
 def measure(settings: Settings, extent: Extent, kafka: str, console: Console) -> dict[str, float]:
@@ -68,14 +71,19 @@ def measure(settings: Settings, extent: Extent, kafka: str, console: Console) ->
             tick(f"round {number} of {extent.rounds}")
             for side, seconds in _round(settings, extent.events, kafka).items():
                 best[side] = min(best[side], seconds)
-    return {f"{side}_per_second": round(extent.events / seconds, 1) for side, seconds in best.items()}
+        rates = {f"{side}_per_second": round(extent.events / seconds, 1) for side, seconds in best.items()}
+        if extent.predict_seconds:
+            from services.commands.bench.beside import p99_ratio  # it needs torch and the demo's model
+
+            return {"predict_p99_ratio": p99_ratio(settings, kafka, extent.predict_seconds, console, tick), **rates}
+        return rates
 
 
 def _round(settings: Settings, count: int, kafka: str) -> dict[str, float]:
     """Seconds by side, each over as many events."""
-    events = list(_events(count))
-    groups = [events[at : at + _GROUP] for at in range(0, count, _GROUP)]
-    records = [event.SerializeToString() for event in events]
+    made = list(events(count))
+    groups = [made[at : at + _GROUP] for at in range(0, count, _GROUP)]
+    records = [event.SerializeToString() for event in made]
     own, plain = (f"liveloop-bench-{uuid.uuid4().hex}" for _ in range(2))
     try:
         with TemporaryDirectory(prefix="liveloop-bench-") as folder:
@@ -132,7 +140,7 @@ def _join(log: EventLog, folder: Path, count: int) -> float:
         journal.close()
 
 
-def _events(count: int) -> Iterator[Event]:
+def events(count: int) -> Iterator[Event]:
     """Four predictions of about 300 bytes, then a thumb on the first of them, again and again."""
     now = time.time()
     judged = ""

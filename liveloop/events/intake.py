@@ -30,6 +30,10 @@ Pending = tuple[Event, "Future[Verdict] | None"]
 class Delivery(Protocol):
     """Who carries the outbox on, where there is one."""
 
+    def give_way(self) -> None:
+        """An answer is being given in this process."""
+        ...
+
     def delivered(self, position: int) -> Future[None]:
         """Resolves once everything at or before `position` of the outbox has been delivered."""
         ...
@@ -66,6 +70,8 @@ class Intake:
             if self._closing or self.full() or len(self._queue) >= _QUEUE:
                 counter("outbox_shed_total").inc()
                 return False
+            if self._delivery is not None:
+                self._delivery.give_way()
             self._put(event, None)
             return True
 

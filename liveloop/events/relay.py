@@ -16,6 +16,9 @@ from liveloop.telemetry import logger
 
 _ROWS = 256
 """Rows moved at once; the log behind regroups their events by partition."""
+_ROWS_BESIDE, _REST, _BUSY = 4, 4.0, 0.25
+"""While answers are computed in this process, and for so many seconds after: rows moved at once, and how long a backlog rests after them,
+in times of the processor time that they took. The interpreter runs one thread at a time: what the relay takes, answers wait for."""
 _LOOK = 0.2
 """Seconds to wait for a row before looking whether to stop."""
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -39,8 +42,13 @@ class Relay:
         self._changed = threading.Condition()
         self._delivered = outbox.log.released - 1
         self._waiting: list[tuple[int, int, Future[None]]] = []
+        self._busy_until = 0.0
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
+
+    def give_way(self) -> None:
+        """An answer is being given in this process: a backlog is not worth its wait."""
+        self._busy_until = time.monotonic() + _BUSY
 
     def delivered(self, position: int) -> Future[None]:
         """Resolves once everything at or before `position` of the outbox has been delivered; Unavailable when the relay closes first."""
@@ -91,7 +99,8 @@ class Relay:
 
     def _move(self, outbox: Outbox, wait: float) -> bool:
         """Move some rows, waiting up to `wait` seconds for the first; False when there were none."""
-        page = outbox.log.read({}, limit=_ROWS, timeout=wait)
+        began, is_beside = time.thread_time(), time.monotonic() < self._busy_until
+        page = outbox.log.read({}, limit=_ROWS_BESIDE if is_beside else _ROWS, timeout=wait)
         if not page.records:
             return False
         unreadable = [record.content for record in page.records if record.fault]  # the learner sets them aside, byte for byte
@@ -101,6 +110,8 @@ class Relay:
         outbox.log.release({0: end + 1})
         if outbox is self._outbox:
             self._announce(end)
+        if is_beside and not page.at_end:
+            self._stopping.wait(_REST * (time.thread_time() - began))
         return True
 
     def _adopt(self) -> None:

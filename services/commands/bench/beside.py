@@ -60,12 +60,12 @@ def p99_ratio(settings: Settings, kafka: str, seconds: float, console: Console, 
         rate = _LOAD * load.hear(60.0 + seconds)["per_second"]
         for number in range(_ROUNDS):
             left = _leave_behind(Path(folder) / "full" / "0.db", own.data / "outbox" / f"{number + 1}.db")
-            for kind, stretches in found.items():
+            for kind, took in found.items():
                 tick(f"asking beside a relay that is {kind}")
                 _wait_until(kind, left)
                 load.tell(rate=rate, seconds=seconds, seed=number)
                 stretch = load.hear(60.0 + seconds)
-                stretches += stretch["seconds"]
+                took.extend(stretch["seconds"])
                 if stretch["failed"]:
                     raise LiveloopError(f"{stretch['failed']} predictions failed beside a relay that is {kind}")
                 if kind == "saturated" and not _waiting(left):

@@ -19,6 +19,7 @@ from liveloop.v1.events_pb2 import Event
 MOST, MOST_BYTES = 10_000, 64 << 20
 """Kept at the most: the newest. Whoever floods the log with rubbish fills no disk."""
 _OLDEST = "SELECT id, length(content) FROM dead_letters ORDER BY id"
+_NAMES_THE_FORGOTTEN = "SELECT EXISTS (SELECT 1 FROM exclusions WHERE instr(?, judge) > 0)"
 
 _log = telemetry.logger(part="dead letters")
 
@@ -39,9 +40,14 @@ class DeadLetters:
         self._clock = clock
 
     def sift(self, record: Record, taker: Takes) -> list[float]:
-        """Take the good events of a record and return their times; set the record aside where something is wrong in it."""
+        """Take the good events of a record and return their times; set the record aside where something is wrong in it.
+
+        A record that names somebody who is to be forgotten is not kept: reading the log again brings nothing of theirs back.
+        """
         times, fault = _take(record, taker)
-        if fault is not None:
+        if fault is not None and self._db.execute(_NAMES_THE_FORGOTTEN, (record.content,)).fetchone() == (1,):
+            _log.warning("a record is not set aside: it names somebody forgotten", partition=record.partition, position=record.position)
+        elif fault is not None:
             _log.error("a record of the event log is set aside", partition=record.partition, position=record.position, reason=fault.what)
             telemetry.counter("dead_letters_total").labels(fault.kind).inc()
             self._db.execute(

@@ -11,6 +11,7 @@ import pytest
 
 from liveloop import InvalidInput, NotFound, NotNow
 from liveloop.askers import asker_hash
+from liveloop.events.codec import encode
 from liveloop.tasks.classification import Classification
 from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP, Event, Feedback, FeedbackEvent, Input, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
@@ -162,6 +163,46 @@ def test_a_number_that_was_erased_is_given_to_no_other_feedback(users: Users):
     users.forget("ann")
     users.learn_from("bob")
     assert min(ids_of(users, "bob")) > erased
+
+
+def unusable(user: str) -> bytes:
+    """A record that goes to the dead letters whole: its one event has a score that is none."""
+    prediction = PredictionEvent(prediction_id=prediction_id(0), input=Input(text=f"{SECRET} {user}"), score=2.0)
+    prediction.asker = asker_hash(ASKER_KEY, user=user)
+    return encode([Event(prediction=prediction)])
+
+
+def letters(users: Users) -> list[bytes]:
+    return [content for (content,) in users.parts.journal.db.execute("SELECT content FROM dead_letters ORDER BY id")]
+
+
+def test_dead_letters_that_hold_the_users_hash_are_erased_and_those_that_cannot_be_told_stay(users: Users):
+    anns, bobs = unusable("ann"), unusable("bob")
+    cut = anns[: anns.index(asker_hash(ASKER_KEY, user="ann")) + 3]
+    users.log.append([], unreadable=[anns, bobs, cut])
+    users.turn_until(lambda: letters(users) == [anns, bobs, cut])
+    users.forget("ann")
+    assert letters(users) == [bobs, cut]
+
+
+def test_dead_letters_stay_where_the_erasure_is_not_committed(users: Users, monkeypatch: pytest.MonkeyPatch):
+    users.log.append([], unreadable=[unusable("ann")])
+    users.turn_until(lambda: letters(users) == [unusable("ann")])
+    with monkeypatch.context() as patch:
+        crash_at(patch, Journal, "note", after=True)
+        with pytest.raises(Killed):
+            users.loop._operator.forget(asker_hash(ASKER_KEY, user="ann"), ANN_ORDERS, rebuilds=False)
+    users.crash()
+    assert letters(users) == [unusable("ann")]
+    users.forget("ann")
+    assert not letters(users) and not on_disk(users, f"{SECRET} ann")
+
+
+def test_a_record_of_a_forgotten_user_that_cannot_be_used_is_not_set_aside_later(users: Users):
+    users.forget("ann")
+    users.log.append([], unreadable=[unusable("ann"), unusable("bob")])
+    users.turn_until(lambda: bool(letters(users)))
+    assert letters(users) == [unusable("bob")] and not on_disk(users, f"{SECRET} ann")
 
 
 def test_after_forgetting_the_weights_are_as_before_and_a_restart_redoes_them(users: Users):

@@ -20,6 +20,7 @@ from liveloop.tasks.classification import Classification
 from liveloop.v1.events_pb2 import SOURCE_EXPERT, SOURCE_HUMAN, THUMB_DOWN, THUMB_UP, Event, Feedback, FeedbackEvent, Input, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
+from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
 from services.learner import loop
 from services.learner.evaluator import Evaluator
@@ -66,7 +67,7 @@ class Bench:
         assert journal.acquire(1)
         store = DirectoryStore(self.folder / "weights")
         self.publisher = Publisher(store, self.key, epoch=journal.epoch, canary_share=self.canary_share)
-        publication = Publication(self.publisher, journal, gated=self.gated)
+        publication = Publication(self.publisher, journal, self.mirror(), gated=self.gated)
         batches = MicroBatches(journal.db, TASK_ROWS, task.labels)
         trainer = Trainer(task, self.bundle.layout, CPU)
         evaluator = Evaluator(task, self.bundle.layout, self.validation, CPU)
@@ -82,6 +83,10 @@ class Bench:
         )
         resume(self.parts, RECIPE)
         self.loop = LearnerLoop(self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12))
+
+    def mirror(self) -> Mirror | None:
+        """What copies the weights elsewhere; none here."""
+        return None
 
     def close(self) -> None:
         self.parts.tensors.close()

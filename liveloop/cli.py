@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except (LiveloopError, OSError) as error:
-        hint = "; is it running? `liveloop up` starts it" if isinstance(error, Unavailable) else ""
+        hint = "; is the loop running? `liveloop up` starts it" if isinstance(error, Unavailable) else ""
         sys.stderr.write(f"liveloop: {sentence(error)}{hint}\n")
         sys.exit(2)
 

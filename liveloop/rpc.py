@@ -7,9 +7,11 @@ three, and each needs one field here: they are written and read by their field n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -43,6 +45,8 @@ CHANNEL_OPTIONS = [
 DETAILS_KEY = "grpc-status-details-bin"
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+_REFUSED = re.compile(r"ipv[46]:(\S+): .*Connection refused")
+"""What gRPC says, among much else, where nothing listens."""
 _BY_CODE: dict[str, type[LiveloopError]] = {
     kind.code: kind
     for kind in (
@@ -87,6 +91,8 @@ def error_of(code: str, reason: str, *, field: str = "", retry_after: float = 0.
 def error_from(call: grpc.RpcError) -> LiveloopError:
     """The error that a failed call stands for; works for grpc and for grpc.aio."""
     code, reason = call.code().name, call.details() or call.code().name.lower().replace("_", " ")
+    if refused := _REFUSED.search(reason):
+        reason = f"nothing listens at {unquote(refused[1])}"
     metadata = cast("Iterable[tuple[str, bytes]]", call.trailing_metadata() or ())
     field, retry_after = _read_details(metadata)
     return error_of(code, reason.removeprefix(f"{field}: "), field=field, retry_after=retry_after)

@@ -20,6 +20,7 @@ from liveloop.errors import InvalidInput, NotFound, NotNow, Overloaded
 from liveloop.settings import Settings
 from liveloop.v1.inference_pb2 import Prediction
 from services import commands
+from tests.servers import free_port
 from tests.unit.fake_services import FakeLoop, serve
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -417,3 +418,20 @@ def test_a_loop_that_goes_away_and_a_ctrl_c_say_how_far_a_file_has_come(
         stopped = run("learn", "rows.tsv")
     assert (stopped.code, "run it again" in stopped.err) == (130, True)
     assert re.search(r"known already\s+256", run("learn", "rows.tsv").out)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["predict hi", "feedback status example:ID", "feedback summary", "versions", "versions show 3", "dead-letters list", "quarantine list"],
+)
+def test_a_loop_that_does_not_run_is_one_clear_sentence(run: Run, monkeypatch: pytest.MonkeyPatch, command: str):
+    nobody = f"127.0.0.1:{free_port()}"
+    for service in ("INFERENCE", "LEARNER"):
+        monkeypatch.setenv(f"LIVELOOP_{service}_TARGET", nobody)
+    sentence = f"liveloop: nothing listens at {nobody}; is the loop running? `liveloop up` starts it\n"
+    assert run(*command.split()) == (2, "", sentence)
+
+
+def test_keys_are_listed_though_no_loop_runs(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIVELOOP_INFERENCE_TARGET", f"127.0.0.1:{free_port()}")
+    assert run("keys", "list") == (0, "there are no API keys: everybody on this machine may call, nobody else\n", "")

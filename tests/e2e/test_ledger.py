@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from liveloop import crash, keys
@@ -64,13 +63,11 @@ def test_every_crash_point_is_exercised() -> None:
     assert sorted(point.partition(":")[0] for _, point in (*EMBEDDED, *DISTRIBUTED)) == sorted(crash.POINTS)
 
 
-@pytest.mark.nightly
 def test_the_embedded_loop_survives_a_crash_at_every_point(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
     survive(settings, EMBEDDED)
 
 
-@pytest.mark.nightly
 def test_the_distributed_loop_survives_a_crash_of_relay_and_mirror(tmp_path: Path) -> None:
     kafka, valkey = KafkaServer(tmp_path / "kafka"), ValkeyServer(tmp_path / "valkey")
     try:

@@ -39,6 +39,12 @@ UPDATE feedback SET state = ?, row = rows.row, version = ?, reason = '', uses = 
 FROM rows, json_each(rows.body, '$.new') AS introduced
 WHERE rows.row > ? AND rows.row <= ? AND rows.kind = 'train' AND feedback.id = introduced.value AND state IN (?, ?)
 """
+_TAKEN_BACK = """
+SELECT DISTINCT feedback.id FROM rows, json_each(rows.body, '$.new') AS introduced JOIN feedback ON feedback.id = introduced.value
+WHERE rows.row >= ? AND rows.kind = 'train' AND state IN (?, ?, ?) ORDER BY feedback.id
+"""
+"""By the rows' own word: a feedback that was released from quarantine names no row, and the one it had may stand again."""
+_NEVER_AGAIN = (State.FEEDBACK_STATE_RETRACTED, State.FEEDBACK_STATE_SUPERSEDED, State.FEEDBACK_STATE_REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ class Journal(Versions):
         with self.transaction() as db:
             row = self._append("train", recipe, body, digest)
             db.executemany(
-                "UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, reason = '', uses = uses + 1 WHERE id = ?",
+                "UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, reason = '', uses = 1 WHERE id = ?",
                 [(State.FEEDBACK_STATE_TRAINED, row.row, row.row, row.version, feedback) for feedback in batch.new],
             )
             replayed = [(row.row, feedback) for feedback in batch.replayed]
@@ -173,13 +179,12 @@ class Journal(Versions):
         return row
 
     def taken_back_since(self, row: int) -> list[int]:
-        """Feedback that a step from `row` on introduced, and that was retracted or superseded after that."""
-        query = "SELECT id FROM feedback WHERE row >= ? AND state IN (?, ?) ORDER BY id"
-        return [one for (one,) in self.db.execute(query, (row, State.FEEDBACK_STATE_RETRACTED, State.FEEDBACK_STATE_SUPERSEDED))]
+        """Feedback that a step from `row` on introduced, and that was retracted, superseded or dropped after that."""
+        return [one for (one,) in self.db.execute(_TAKEN_BACK, (row, *_NEVER_AGAIN))]
 
     def _undo(self, rows: Span, why: str) -> int:
-        """Quarantine the feedback that these rows introduced, as if it had never been used; how many."""
-        query = "UPDATE feedback SET state = ?, reason = ?, uses = 0 WHERE row > ? AND row <= ? AND state IN (?, ?)"
+        """Quarantine the feedback that these rows introduced; how many. Its uses stay counted, for the rows may stand again."""
+        query = "UPDATE feedback SET state = ?, reason = ? WHERE row > ? AND row <= ? AND state IN (?, ?)"
         learnt = (State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_SERVED)
         return self.db.execute(query, (State.FEEDBACK_STATE_QUARANTINED, why, *rows, *learnt)).rowcount
 

@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   row INTEGER NOT NULL DEFAULT 0,    -- the journal row that introduced it
   version INTEGER NOT NULL DEFAULT 0,-- the first version that includes it
   served_at REAL,
-  uses INTEGER NOT NULL DEFAULT 0,   -- steps it took part in, replays included
+  uses INTEGER NOT NULL DEFAULT 0,   -- steps it took part in since it was last introduced, replays included
   last_row INTEGER NOT NULL DEFAULT 0, -- the newest journal row that names it, replays included
   returned INTEGER NOT NULL DEFAULT 0, -- it was given back once after a refusal
   UNIQUE (prediction_id, feedback_id)

@@ -241,6 +241,36 @@ def test_a_vote_taken_back_stays_so_whatever_happens_to_its_step(signal: str, me
     assert old not in (*batch.new, *batch.replayed)
 
 
+@pytest.mark.parametrize("how", ["retracted", "dropped"])
+def test_a_rebuild_leaves_out_what_was_taken_back_while_its_step_was_undone(how: str, tmp_path: Path):
+    world = World(tmp_path, held_out=False)
+    there(world, "quarantined")
+    (old,) = (one for (one,) in world.journal.db.execute("SELECT id FROM feedback"))
+    if how == "dropped":
+        world.quarantine().drop([], who="ann", why="")
+    else:
+        world.quarantine().release([], who="ann", why="")
+        new(world, "retraction")
+    world.journal.reset(2, RECIPE, b"x", "it was right after all")
+    assert world.state("there") == ("rejected" if how == "dropped" else "retracted")
+    assert list(world.journal.taken_back_since(1)) == [old]
+
+
+def test_what_was_used_twice_is_not_replayed_when_its_steps_stand_again(tmp_path: Path):
+    world = World(tmp_path, held_out=False)
+    there(world, "trained")
+    (old,) = replayable(world)
+    row = world.journal.train(world.batches.choose(nominal=8, limit=8, rng=random.Random(0)), RECIPE, b"y", losses={})
+    assert row.body["replayed"] == (old,)
+    world.roll_back()
+    world.journal.reset(row.version or 0, RECIPE, b"y", "it was right after all")
+    assert world.state("there") == "trained" and old not in replayable(world)
+    world.roll_back()
+    world.quarantine().release([], who="ann", why="")
+    world.step()
+    assert replayable(world) == (old,)  # introduced anew, it is replayed once again
+
+
 def test_a_dropped_judgement_remains_its_judges_last_word(tmp_path: Path):
     world = World(tmp_path, held_out=False)
     there(world, "quarantined")

@@ -175,7 +175,7 @@ def test_a_reset_quarantines_the_feedback_of_the_rows_it_undoes(tmp_path: Path):
     row = journal.reset(2, RECIPE, b"v2", who="guard", why="it went wrong")
     states = [state for (state,) in journal.db.execute("SELECT state FROM feedback ORDER BY id")]
     assert states == [State.FEEDBACK_STATE_TRAINED, State.FEEDBACK_STATE_QUARANTINED]
-    assert row.body["quarantined"] == 1 and journal.db.execute("SELECT uses FROM feedback ORDER BY id").fetchall()[1] == (0,)
+    assert row.body["quarantined"] == 1
     assert row.version == 4 and batches.choose(nominal=8, limit=9, rng=random.Random(0)).new == ()
 
 

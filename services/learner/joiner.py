@@ -230,7 +230,7 @@ class Joiner:
         """Why a judgement can never be used: a function of what was sent alone."""
         if age > self._window:
             return State.FEEDBACK_STATE_EXPIRED, self._late(age)
-        if label not in self._labels:
+        if signal != "retraction" and label not in self._labels:
             return State.FEEDBACK_STATE_REJECTED, f"the model has no label {label!r}"
         if not signal:
             return State.FEEDBACK_STATE_REJECTED, "it carries no signal"

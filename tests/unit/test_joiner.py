@@ -159,6 +159,15 @@ def test_feedback_on_an_answer_with_a_label_of_another_model_is_rejected():
     assert states(joiner)[of, "x"] == State.FEEDBACK_STATE_REJECTED
 
 
+def test_a_correction_of_an_answer_with_a_label_of_another_model_can_be_taken_back():
+    joiner, of = new_joiner(), prediction_id(0)
+    answer = prediction(of)
+    answer.prediction.label = "neutral"
+    for event in (answer, feedback(of, "x", "positive", 1.0), feedback(of, "y", "retraction", 2.0)):
+        joiner.take(event)
+    assert set(states(joiner).values()) == {State.FEEDBACK_STATE_RETRACTED}
+
+
 def test_examples_are_forgotten_but_not_while_their_feedback_waits():
     waiting, done, joiner = prediction_id(0), prediction_id(1), new_joiner()
     for of in (waiting, done):

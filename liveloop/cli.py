@@ -207,6 +207,6 @@ def _row_status(client: Client, row_id: str, unknown: NotFound) -> GetFeedbackSt
     from liveloop.rows import EXAMPLE
 
     try:
-        return client.status(EXAMPLE + row_id)
+        return client.status(EXAMPLE + row_id.removeprefix(EXAMPLE))
     except NotFound:
         raise unknown from None

@@ -79,7 +79,7 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
             for (prediction_id, feedback_id), (feedback, at) in self.judged.items()
             if prediction_id == request.prediction_id and request.feedback_id in ("", feedback_id)
         ]
-        if request.prediction_id.removeprefix("example:") in self.rows:
+        if request.prediction_id.startswith("example:") and request.prediction_id.removeprefix("example:") in self.rows:
             return learner.GetFeedbackStatusResponse(state=learner.FEEDBACK_STATE_JOINED)
         if not found or self.hold:
             self._abort(NotFound("not read yet, or never sent"), context)

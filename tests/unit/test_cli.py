@@ -349,7 +349,7 @@ def test_a_file_of_rows_is_handed_in_once_and_the_first_refusals_are_told_by_lin
 def test_what_became_of_a_labelled_row_is_asked_by_its_id(run: Run, tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "positive", "id": "row-1"}\n')
     assert run("learn", "rows.jsonl").code == 0
-    assert "joined" in run("feedback", "status", "row-1").out
+    assert all("joined" in run("feedback", "status", name).out for name in ("row-1", "example:row-1"))
     assert run("feedback", "status", "row-2").code == 2
 
 

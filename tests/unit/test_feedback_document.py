@@ -130,6 +130,7 @@ COMES: dict[str, Callable[[World], None]] = {
     "the same id with other content": lambda world: again(world, "down"),
     "thumb given earlier and read later": lambda world: new(world, "down", 1.0),
     "thumb after the window": lambda world: new(world, "down", WINDOW + 2),
+    "retraction after the window": lambda world: new(world, "retraction", WINDOW + 2),
     "thumb of another judge": lambda world: new(world, "down", judge=b"b"),
     "thumb of a judge who is to be forgotten": excluded,
     "labelled row": labelled,

@@ -94,7 +94,7 @@ class Connections:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self.cause: BaseException | None = None  # of the newest failure, until a connection succeeds
+        self.cause: BaseException | None = None  # of the newest failure that tells one, until a connection succeeds
         self._opened: list[KafkaNetClient] = []
 
     def client(self, kind: Callable[..., Any], **config: Any) -> Any:
@@ -112,7 +112,8 @@ class Connections:
         return self._opened[-1]
 
     def _remember(self, cause: BaseException | None) -> None:
-        self.cause = cause
+        if self.cause is None or "timed out" not in str(cause):  # a busy broker's silence hides no refusal that it gave before
+            self.cause = cause
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python is not typed

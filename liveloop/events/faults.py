@@ -66,6 +66,8 @@ def _in_feedback(event: FeedbackEvent) -> Iterator[Fault]:
         yield from _not_uuid(said.prediction_id)
     if not said.feedback_id:
         yield Fault("id", "a feedback has no id")
+    if not event.judge:  # nobody's is what a default reward has
+        yield Fault("id", "a feedback has no judge")
     label = said.correction.label if said.WhichOneof("signal") == "correction" else ""
     yield from _too_long(
         prediction_id=said.prediction_id,

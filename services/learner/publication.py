@@ -153,7 +153,7 @@ class Publication:
         The current one, which is in memory, where no other can be read. Raises Unavailable.
         """
         head = self.publisher.head
-        older = (one for one in self._journal.blessed_before(version) if self.publisher.keeps(one) and not self._journal.is_undone(one))
+        older = (one for one in self._journal.blessed_before(version) if self.publisher.keeps(one) and self._journal.stands(one))
         for one in () if version == head.current else dict.fromkeys((version, *older, _FIRST)):
             try:
                 return one, self.load(one)

@@ -104,6 +104,10 @@ class JournalRows:
         """A rebuild replaced it: its weights are gone for good."""
         return self.is_spoilt(self._row_of(version))
 
+    def stands(self, version: int) -> bool:
+        """Neither undone nor replaced."""
+        return not (self.is_undone(version) or self.is_replaced(version))
+
     def is_undone(self, version: int) -> bool:
         """A reset went back to before the row that made it, and no later one to it. One without a row is older than all rows: it stands."""
         row = self._row_of(version)

@@ -60,6 +60,7 @@ MALFORMED = {
     "a prediction id that is no UUIDv7": (answered(prediction_id="0b0f8d0e-9a3b-4c61-8e57-3f7a7c1d9a44"), "id"),
     "a prediction id of a megabyte": (said(prediction_id="0" * (1 << 20)), "id"),
     "no feedback id": (said(feedback_id=""), "id"),
+    "no judge": (Event(feedback=FeedbackEvent(feedback=Feedback(prediction_id=prediction_id(1), feedback_id="f", rating=1.0))), "id"),
     "a feedback id of a megabyte": (said(feedback_id="0" * (1 << 20)), "id"),
     "an example without an id": (Event(example=ExampleEvent(input=Input(text="x"), label="negative")), "id"),
     "a pod without a name": (Event(pod_report=PodReport(version=1)), "id"),

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liveloop.access import HEADER, LOCAL, Caller, Scope, called_by
-from liveloop.api_keys import Key, find_key, keys_by_id, read_clients
+from liveloop.access import LOCAL, Caller, Scope, called_by
+from liveloop.api_keys import Key, find_key, key_in, keys_by_id, read_clients
 from liveloop.errors import KeyUnknown, Misconfigured, NotEntitled
 from liveloop.settings import Settings, is_loopback
 from liveloop.telemetry import logger
@@ -74,22 +74,21 @@ class Access:
     def _admit(self, method: str, metadata: Iterable[tuple[str, Any]]) -> Caller:
         if self.path is None:
             return LOCAL
-        shown = next((value for name, value in metadata if name == HEADER), "")
-        found = self._owner(shown) if shown else _NOBODY
+        shown = key_in(metadata)
+        found = _NOBODY if shown is None else self._owner(shown)
         if method not in SCOPES:
             raise NotEntitled(f"no scope covers {method}")
         wanted = SCOPES[method]
         if wanted is not OPEN and not found.may(wanted):
-            if not shown:
+            if shown is None:
                 raise KeyUnknown(f"this call needs an API key with the scope {wanted}: send it as `authorization: Bearer KEY`")
             raise NotEntitled(f"the API key of {found.client} lacks the scope {wanted}")
         return found
 
     def _owner(self, shown: str) -> Caller:
-        kind, _, key = shown.partition(" ")
         self._reload()
-        known = find_key(self._keys, key.strip())
-        if kind.lower() != "bearer" or known is None:
+        known = find_key(self._keys, shown)
+        if known is None:
             raise KeyUnknown("this API key is not known here, or was revoked")
         return Caller(known.client, known.scopes)
 

@@ -1,4 +1,4 @@
-"""API keys: a file of clients, their scopes and the hashes of their keys. Knows the file; knows nothing of calls.
+"""API keys: a file of clients, their scopes and the hashes of their keys, and how a key is shown. Knows the file; knows no method.
 
 A key is `ll_ID_SECRET`. Its secret is 32 random bytes, so that one SHA-256 of it can be stored: there is nothing to guess that a slow hash
 would have to protect, and a check costs microseconds.
@@ -10,12 +10,12 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liveloop.access import Scope
+from liveloop.access import HEADER, Scope
 from liveloop.errors import Misconfigured
 
 KEYS_PER_CLIENT = 2
@@ -65,16 +65,23 @@ def new_key(client: Client, now: float) -> str:
     """Add a key to a client and return it: it is stored nowhere. The oldest goes where there would be more than two."""
     number, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     client.keys[number] = {"sha256": _digest(secret).hex(), "created_at": now}
-    for old in sorted(client.keys, key=lambda one: client.keys[one]["created_at"])[:-KEYS_PER_CLIENT]:
+    for old in list(client.keys)[:-KEYS_PER_CLIENT]:  # in the order in which they were made, whatever the clock says
         del client.keys[old]
     return f"ll_{number}_{secret}"
 
 
+def key_in(metadata: Iterable[tuple[str, Any]]) -> str | None:
+    """The key that a call came with: None where it came with none, empty where the header holds something else."""
+    header = next((str(value) for name, value in metadata if name == HEADER), "")
+    kind, _, key = header.partition(" ")
+    return None if not header else key.strip() if kind.lower() == "bearer" else ""
+
+
 def find_key(keys: Mapping[str, Key], shown: str) -> Key | None:
-    """The key that was shown, if it is one of ours; compared in constant time."""
-    _, _, rest = shown.partition("_")
+    """The key that was shown, if it is one of ours; compared in constant time. Only one spelling of a key is good: limits go by it."""
+    kind, _, rest = shown.partition("_")
     number, _, secret = rest.partition("_")
-    known = keys.get(number)
+    known = keys.get(number) if kind == "ll" else None
     return known if known is not None and hmac.compare_digest(_digest(secret), known.digest) else None
 
 

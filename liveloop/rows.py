@@ -66,8 +66,19 @@ def _row(values: Mapping[str, Any], at: str) -> Row:
     for name in ("text", "label"):
         if not isinstance(fields[name], str) or not fields[name]:
             raise InvalidInput(f"{at}: {name} is {'missing' if fields[name] in (None, '') else 'not a string'}", field=name)
-    named = {name: "" if fields[name] is None else str(fields[name]) for name in ("id", "user")}
-    return Row(str(fields["text"]), str(fields["label"]), named["id"], named["user"], _time(fields["time"], at))
+    said = {name: "" if fields[name] is None else str(fields[name]) for name in COLUMNS[:4]}
+    for name, value in said.items():
+        if not _is_unicode(value):
+            raise InvalidInput(f"{at}: {name} holds half of a surrogate pair, which is not text", field=name)
+    return Row(**said, time=_time(fields["time"], at))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _time(value: Any, at: str) -> datetime | None:
@@ -81,7 +92,7 @@ def _time(value: Any, at: str) -> datetime | None:
             return datetime.fromtimestamp(float(value), UTC)
         else:
             found = datetime.fromisoformat(str(value))
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidInput(f"{at}: {value!r} is not a time like 2026-01-31T12:00:00Z", field="time") from error
 

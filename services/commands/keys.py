@@ -18,7 +18,10 @@ Name = Annotated[str, typer.Argument(help="Whose key it is.", metavar="CLIENT")]
 
 def keys_app() -> typer.Typer:
     """The commands."""
-    app = typer.Typer(help="API keys, and the keys of the feedback tokens. Running services notice within a second.", no_args_is_help=True)
+    app = typer.Typer(
+        help="API keys, and the keys of the feedback tokens. Services that were started with keys notice within a second.",
+        no_args_is_help=True,
+    )
     for command in (add, rotate, revoke, rotate_tokens):
         app.command()(command)
     app.command("list")(show)
@@ -28,11 +31,13 @@ def keys_app() -> typer.Typer:
 def add(client: Name, scope: Annotated[list[Scope], typer.Option(help="What it may do; again for more.")], data: Data = None) -> None:
     """Make a client and its first key, which is shown once and stored nowhere."""
     path = _file(data)
-    clients = read_clients(path)
+    clients, is_first = read_clients(path), not path.exists()
     if client in clients:
         raise Misconfigured(f"there is a client {client} already: `liveloop keys rotate {client}` makes another key")
     clients[client] = Client(sorted(set(scope)))
     typer.echo(_made(path, clients, client))
+    if is_first:
+        typer.echo("services that are running ask nobody for a key until they are started again", err=True)
 
 
 def rotate(client: Name, data: Data = None) -> None:

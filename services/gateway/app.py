@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from liveloop import __version__, access, telemetry, tracing
 from liveloop.api_keys import api_key
-from liveloop.errors import InvalidInput, LiveloopError
+from liveloop.errors import InvalidInput, KeyUnknown, LiveloopError
 from liveloop.rpc import error_from, error_of
 from liveloop.settings import Settings
 from liveloop.v1 import inference_pb2, learner_pb2
@@ -108,7 +108,9 @@ class Gateway:
         return JSONResponse(to_json(await self._call(service, rpc, message)))
 
     def _metadata(self, message: object) -> list[tuple[str, str]]:
-        """What goes with every call: who calls, and the trace."""
+        """What goes with every call: who calls, and the trace. Raises KeyUnknown for a header that gRPC cannot carry."""
+        if not (shown_key().isascii() and shown_key().isprintable()):
+            raise KeyUnknown("the header Authorization holds characters that no API key has")
         own = self._key and not isinstance(message, inference_pb2.SubmitFeedbackRequest)  # whoever judges does so by his own authority
         authority = shown_key() or (f"Bearer {self._key}" if own else "")
         return [(name, value) for name, value in ((access.HEADER, authority), (tracing.HEADER, tracing.traceparent())) if value]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from typing import Any
 
 from liveloop.errors import InvalidInput
 from liveloop.v1 import events_pb2
+from services.gateway.transcoding import as_text
 
 _IDS = uuid.UUID("9f1c5a52-6f3b-5d0e-8a51-2c7e4b9d6a10")
 """The name space of ids that are no UUIDs."""
@@ -46,9 +46,9 @@ def _set_signal(feedback: events_pb2.Feedback, score: dict[str, Any]) -> None:
     if kind == "CATEGORICAL":
         if not isinstance(value, str) or not value:
             raise InvalidInput(f"{value!r} is not a label, as a CATEGORICAL score is", field="value")
-        feedback.correction.label = value
+        feedback.correction.label = as_text(value, "value")
         return
-    if not isinstance(value, bool | int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:  # false for NaN too
         raise InvalidInput(f"{value!r} is not a number in [0, 1]", field="value")
     if kind == "NUMERIC":
         feedback.rating = float(value)
@@ -80,6 +80,4 @@ def _uuid(given: str) -> str:
 
 def _text(score: dict[str, Any], name: str) -> str:
     value = score.get(name)
-    if value is not None and not isinstance(value, str):
-        raise InvalidInput(f"{name} is not a string", field=name)
-    return value or ""
+    return "" if value is None else as_text(value, name)

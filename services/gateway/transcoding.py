@@ -81,7 +81,7 @@ def _set(message: Message, field: Field, content: Any, place: str) -> None:
         if not isinstance(content, dict):
             raise InvalidInput(f"{place} is not a JSON object", field=place)
         of_value = field.message_type.fields_by_name["value"]
-        getattr(message, field.name).update({_text(key, place): _scalar(of_value, one, f"{place}.{key}") for key, one in content.items()})
+        getattr(message, field.name).update({as_text(key, place): _scalar(of_value, one, f"{place}.{key}") for key, one in content.items()})
     elif field.is_repeated:
         if not isinstance(content, list):
             raise InvalidInput(f"{place} is not a JSON list", field=place)
@@ -102,7 +102,7 @@ def _scalar(field: Field, content: Any, place: str) -> Any:
     """A scalar of the field's type, checked."""
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
-        return _text(content, place)
+        return as_text(content, place)
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return _enum(field.enum_type, content, place)
     if kind == FieldDescriptor.CPPTYPE_BOOL and isinstance(content, bool):
@@ -116,7 +116,8 @@ def _scalar(field: Field, content: Any, place: str) -> Any:
     raise InvalidInput(f"{place} is not a {_type_name(field)}", field=place)
 
 
-def _text(content: Any, place: str) -> str:
+def as_text(content: Any, place: str) -> str:
+    """A string that can be written as UTF-8. Raises InvalidInput."""
     if not isinstance(content, str):
         raise InvalidInput(f"{place} is not a string", field=place)
     try:
@@ -136,7 +137,7 @@ def _enum(enum: Enum, content: Any, place: str) -> int:
 
 def _fill_time(message: Timestamp, value: Any, path: str) -> None:
     try:
-        message.FromJsonString(_text(value, path))
+        message.FromJsonString(as_text(value, path))
     except ValueError as error:
         raise InvalidInput(f"{path} is not a time like 2026-01-31T12:00:00Z", field=path) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from liveloop.api_keys import key_in
 from liveloop.errors import Overloaded
 from liveloop.limits import Buckets, Proxies, host_of
 from liveloop.rpc import details_of
@@ -38,8 +39,7 @@ class Limiter(grpc.aio.ServerInterceptor):
         if handler is None or handler.unary_unary is None or not handler_call_details.method.startswith(_OURS):
             return handler
         answer: Any = handler.unary_unary
-        metadata = {str(name): value for name, value in handler_call_details.invocation_metadata or ()}
-        key = _named(str(metadata.get("authorization", "")))
+        key = _named(key_in(handler_call_details.invocation_metadata or ()) or "")
 
         async def limited(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:

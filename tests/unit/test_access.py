@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from liveloop import admission
 from liveloop.access import LOCAL, Scope, caller
 from liveloop.admission import OPEN, SCOPES, Access, open_access
-from liveloop.api_keys import KEYS_PER_CLIENT, Client, Key, clients_as_json, new_key, read_clients
+from liveloop.api_keys import KEYS_PER_CLIENT, Client, Key, clients_as_json, key_in, keys_by_id, new_key, read_clients
 from liveloop.errors import KeyUnknown, Misconfigured, NotEntitled
 from liveloop.keys import asker_key, make_keys, token_keys
 from liveloop.settings import Settings
@@ -93,8 +93,7 @@ def test_without_a_key_a_method_answers_nothing_but_that_it_needs_one(
     if wanted is OPEN:
         return
     stored(tmp_path / "api.json", shop=list(Scope))
-    if getattr(servicer, method) is getattr(base, method):
-        return  # answers UNIMPLEMENTED
+    assert getattr(servicer, method) is not getattr(base, method), "it answers UNIMPLEMENTED"
     bare = object.__new__(servicer)
     bare.access = Access(tmp_path / "api.json")
     with pytest.raises(Aborted) as refused:
@@ -124,6 +123,25 @@ def test_a_method_that_is_not_listed_is_refused_whatever_the_key_may(tmp_path: P
     keys = stored(tmp_path / "api.json", shop=list(Scope))
     with pytest.raises(NotEntitled, match="no scope covers"), Access(tmp_path / "api.json").admitted("x.Y/Z", bearer(keys["shop"])):
         pass
+
+
+def test_a_key_has_one_spelling_and_the_first_that_a_call_shows_is_meant(tmp_path: Path) -> None:
+    key = stored(tmp_path / "api.json", shop=[Scope.PREDICT])["shop"]
+    guard = Access(tmp_path / "api.json")
+    for header in (f"Bearer {key}", f"bearer   {key} "):
+        assert key_in([("authorization", header), ("authorization", "Bearer other")]) == key
+        with guard.admitted(PREDICT, [("authorization", header)]):
+            pass
+    for other in (key.removeprefix("ll"), f"x{key}", f"LL{key.removeprefix('ll')}", f"{key}=", "", "_"):
+        with pytest.raises(KeyUnknown), guard.admitted(PREDICT, bearer(other)):
+            pass
+
+
+def test_a_new_key_is_kept_and_the_first_goes_whatever_the_clock_says() -> None:
+    client = Client([Scope.PREDICT])
+    made = [new_key(client, now).split("_")[1] for now in (100.0, 200.0, 50.0)]
+    assert list(client.keys) == made[1:]
+    assert set(keys_by_id({"shop": client})) == set(made[1:])
 
 
 def test_an_open_method_takes_no_key_and_refuses_a_wrong_one(tmp_path: Path) -> None:
@@ -201,7 +219,7 @@ def test_keys_are_made_exchanged_and_revoked_and_no_secret_is_stored(tmp_path: P
             pass
     with pytest.raises(KeyUnknown), guard.admitted(PREDICT, bearer(first)):
         pass
-    assert not any(key.split("_")[2] in path.read_text() for key in (first, *later))
+    assert not any(key.split("_", 2)[2] in path.read_text() for key in (first, *later))
     assert run(tmp_path, "list").startswith("shop: predict, read")
     run(tmp_path, "revoke", "shop", later[0].split("_")[1])
     assert list(read_clients(path)["shop"].keys) == [later[1].split("_")[1]]

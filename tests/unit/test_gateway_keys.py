@@ -28,3 +28,6 @@ def test_the_callers_key_goes_on_and_the_gateways_own_stands_in_for_asking_and_n
             assert shown("/v1/feedback", {"thumb": "up"}) == []
             for path, body in (("/v1/predict", {"text": "x"}), ("/v1/feedback", {"thumb": "up"})):
                 assert shown(path, body, Authorization="Bearer ll_2_ann") == ["Bearer ll_2_ann"]
+            for wrong in (b"Bearer \xff", b"Bearer a\tb"):
+                refused = http.post("/v1/predict", json={"text": "x"}, headers={b"Authorization": wrong})
+                assert (refused.status_code, refused.json()["code"]) == (401, "UNAUTHENTICATED")

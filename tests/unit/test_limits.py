@@ -126,6 +126,7 @@ def predict(stub: InferenceServiceStub, items: int = 1, user: str = "", key: str
         ({"user": "ann"}, {"user": "ann"}, {"user": "bob"}),
         ({"key": "Bearer a", "user": "ann"}, {"key": "Bearer a", "user": "ann"}, {"key": "Bearer b", "user": "ann"}),
         ({"key": "Bearer a"}, {"key": "Bearer a"}, {"key": "Bearer b"}),
+        ({"key": "Bearer a"}, {"key": "bearer   a"}, {"key": "Bearer b"}),  # another spelling is the same key
         ({"user": "ann"}, {}, None),
     ],
 )

@@ -1,6 +1,6 @@
 // The judgements given in this browser, each followed to its end. Knows what to remember of an answer; knows no element.
 
-import { Problem, Shelf, uuid } from "./liveloop.js";
+import { Problem, Shelf, prefix, uuid } from "./liveloop.js";
 
 const MOST_RECORDS = 100;
 const DAYS = 30;
@@ -23,7 +23,7 @@ export class Records extends EventTarget {
   constructor(liveloop) {
     super();
     this.liveloop = liveloop;
-    this.#shelf = new Shelf(`liveloop:thumb:${liveloop.url}:`, MOST_RECORDS, 24 * DAYS);
+    this.#shelf = new Shelf(prefix("thumb", liveloop), MOST_RECORDS, 24 * DAYS);
     addEventListener("storage", ({ key }) => {
       if (key?.startsWith(this.#shelf.prefix)) this.#tell(key.slice(this.#shelf.prefix.length));
     });

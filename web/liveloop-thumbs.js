@@ -141,6 +141,12 @@ export class LiveloopThumbs extends HTMLElement {
   }
 
   connectedCallback() {
+    for (const name of ["labels", "prediction", "liveloop"]) { // what was set before the element was defined
+      if (!Object.hasOwn(this, name)) continue;
+      const value = this[name];
+      delete this[name];
+      this[name] = value;
+    }
     const url = this.getAttribute("url") ?? "";
     const clients = LiveloopThumbs.#clients;
     if (!this.#records && !clients.has(url)) clients.set(url, new Liveloop({ url }));
@@ -158,7 +164,7 @@ export class LiveloopThumbs extends HTMLElement {
   /** Another answer, or other labels. */
   #renew() {
     if (!this.#records) return;
-    const wrong = this.labels.filter((label) => label !== this.prediction.label);
+    const wrong = this.labels.filter((label) => label !== this.prediction?.label);
     this.#parts.pick.replaceChildren(new Option(words.pick, ""), ...wrong.map((label) => new Option(label, label)));
     this.#parts.pick.hidden = !wrong.length;
     if (this.prediction) this.#records.follow(this.prediction.prediction_id);

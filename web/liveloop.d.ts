@@ -57,8 +57,9 @@ export interface Version {
   accuracy?: number;
   pods: number;
   held: boolean;
-  state: "held" | "published" | "canary" | "blessed" | "rolled_back";
+  state: "held" | "published" | "canary" | "blessed" | "rolled_back" | "replaced";
   pinned: boolean;
+  scores: { split: string; accuracy: number; rows: number }[];
 }
 
 export interface PredictOptions {
@@ -82,6 +83,7 @@ export class Problem extends Error {
 }
 
 export function uuid(): string;
+export const prefix: (kind: string, gateway: { url: string }) => string;
 
 export class Shelf<T extends object = Record<string, unknown>> {
   readonly prefix: string;

@@ -5,6 +5,7 @@ const FINAL = new Set(["served", "held_out", "superseded", "retracted", "quarant
 const TEMPORARY = new Set([0, 429, 502, 503, 504]); // the same call may go through later; 0: nobody answered
 const MOST_UNSENT = 100;
 const LONGEST_WAIT = 30_000; // milliseconds between two tries
+const LONGEST_CALL = 30_000; // milliseconds; on a connection that is half open a browser itself waits for minutes
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -25,6 +26,9 @@ export function uuid() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
+/** What the names in localStorage begin with, for one gateway: encoded, so that no gateway's begin with another's. */
+export const prefix = (kind, { url }) => `liveloop:${kind}:${encodeURIComponent(url)}:`;
+
 /** Things kept in localStorage, or in memory where that is refused: at most `limit`, each for `hours`, the oldest leave first. */
 export class Shelf {
   #memory = new Map();
@@ -35,12 +39,13 @@ export class Shelf {
 
   /** All that is kept, oldest first, as [id, value]. */
   all() {
-    const kept = new Map(this.#memory);
+    const kept = new Map();
     try {
       for (const key of Object.keys(localStorage)) {
-        if (key.startsWith(this.prefix)) kept.set(key.slice(this.prefix.length), JSON.parse(localStorage.getItem(key)));
+        if (key.startsWith(this.prefix)) kept.set(key.slice(this.prefix.length), read(key));
       }
-    } catch { /* storage is off, or another script wrote there */ }
+    } catch { /* storage is off */ }
+    for (const [id, one] of this.#memory) kept.set(id, one); // newer than what is stored
     const oldest = Date.now() - this.hours * 3_600_000;
     return [...kept].filter(([id, one]) => one?.at > oldest || this.delete(id)).sort(([, one], [, other]) => one.at - other.at);
   }
@@ -71,6 +76,14 @@ export class Shelf {
   }
 }
 
+function read(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key));
+  } catch {
+    return null; // another script wrote there
+  }
+}
+
 /** One gateway. A judgement is kept here until the gateway has it, over reloads too, and is always sent with the same id: it counts once. */
 export class Liveloop {
   #unsent;
@@ -82,7 +95,7 @@ export class Liveloop {
   /** `headers` go with every call but a beacon. `windowHours` is the server's feedback window: what is older is not sent any more. */
   constructor({ url = "", sessionId = uuid(), headers = {}, windowHours = 24 } = {}) {
     Object.assign(this, { url: url.replace(/\/$/, ""), sessionId, headers, windowHours });
-    this.#unsent = new Shelf(`liveloop:unsent:${this.url}:`, MOST_UNSENT, windowHours);
+    this.#unsent = new Shelf(prefix("unsent", this), MOST_UNSENT, windowHours);
     addEventListener("online", () => this.#drain());
     document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.#beacon());
     this.#drain();
@@ -149,13 +162,17 @@ export class Liveloop {
 
   async #call(path, body) {
     const headers = body ? { "Content-Type": "application/json", ...this.headers } : this.headers;
-    let response;
+    const signal = AbortSignal.timeout(LONGEST_CALL);
+    let response, answer;
     try {
-      response = await fetch(this.url + path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+      response = await fetch(this.url + path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+      answer = await response.json().catch((cut) => {
+        if (response.ok) throw cut; // it may have been taken: the same call says so
+        return {};
+      });
     } catch {
       throw new Problem(0, { code: "UNAVAILABLE", detail: "The gateway cannot be reached; is liveloop still running?" });
     }
-    const answer = await response.json().catch(() => ({}));
     if (!response.ok) throw new Problem(response.status, answer, Number(response.headers.get("Retry-After")) || 0);
     return answer;
   }

@@ -21,13 +21,19 @@ from tests.e2e.running import PATIENCE, Running, wait_for
 
 HTML = """<!doctype html><html lang="en"><title>a page of somebody's own</title><script type="module" src="/own.js"></script>
 <button id="before">before</button><liveloop-thumbs></liveloop-thumbs>"""
-SCRIPT = """import { Liveloop, Shelf } from "/static/liveloop.js";
+SCRIPT = """import { Liveloop, Shelf, prefix } from "/static/liveloop.js";
 import "/static/liveloop-thumbs.js";
 const thumbs = document.querySelector("liveloop-thumbs");
-Object.assign(window, { Liveloop, Shelf, thumbs, liveloop: new Liveloop() });
+Object.assign(window, { Liveloop, Shelf, prefix, thumbs, liveloop: new Liveloop() });
 thumbs.liveloop = liveloop;
 if (location.hash) thumbs.setAttribute("prediction-id", location.hash.slice(1));
 window.ready = true;"""
+LATE_HTML = HTML.replace("/own.js", "/late.js")
+LATE_SCRIPT = """const thumbs = document.querySelector("liveloop-thumbs");
+thumbs.prediction = { prediction_id: "p", feedback_token: "t", label: "bad" };
+thumbs.labels = ["bad", "good"];
+await import("/static/liveloop-thumbs.js");
+Object.assign(window, { thumbs, ready: true });"""
 
 
 @pytest.fixture
@@ -37,6 +43,8 @@ def context(browser: Browser, loop: Running) -> Iterator[BrowserContext]:
         context.set_default_timeout(PATIENCE * 1000)
         context.route("**/own", lambda route: route.fulfill(body=HTML, content_type="text/html", headers=HEADERS))
         context.route("**/own.js", lambda route: route.fulfill(body=SCRIPT, content_type="text/javascript", headers=HEADERS))
+        context.route("**/late", lambda route: route.fulfill(body=LATE_HTML, content_type="text/html", headers=HEADERS))
+        context.route("**/late.js", lambda route: route.fulfill(body=LATE_SCRIPT, content_type="text/javascript", headers=HEADERS))
         yield context
 
 
@@ -203,6 +211,16 @@ def test_a_gateway_that_says_when_to_come_back_is_not_asked_before_and_gets_the_
     assert all(later - earlier >= 0.9 for earlier, later in itertools.pairwise(times))
 
 
+def test_an_answer_that_was_cut_is_no_refusal_and_the_same_id_goes_again(page: Page, context: BrowserContext, loop: Running):
+    sent, cut = feedback_sent(context), ["{", "<p>log in to this network</p>"]
+    page.route("**/v1/feedback", lambda route: route.fulfill(status=200, body=cut.pop()) if cut else route.continue_())
+    give(page, loop.predict("half an answer"))
+    button(page, "Right").click()
+    wait_state(page, "served")
+    assert len({one["feedback_id"] for one in sent}) == 1
+    assert len(sent) == 3
+
+
 def test_a_forged_token_is_refused_and_says_so_also_after_a_reload(page: Page, loop: Running):
     prediction = loop.predict("who goes there")
     head, body, signature = prediction.feedback_token.split(".")
@@ -260,6 +278,33 @@ def test_what_a_browser_keeps_is_bounded_and_lapses(page: Page):
         " shelf.set('old', { at: now - 3600001 }); return shelf.all().map(([id]) => id); }"
     )
     assert kept == ["3", "4", "5"]
+
+
+def test_what_is_kept_for_one_gateway_is_no_others_and_what_cannot_be_read_hides_nothing(page: Page):
+    seen = page.evaluate(
+        "() => { const [one, other] = ['http://a', 'http://a:8080'].map(url => new Shelf(prefix('unsent', { url }), 9, 1));"
+        " localStorage.setItem(one.prefix + 'broken', '{'); other.set('theirs', {}); one.set('ours', {});"
+        " return [one, other].map(shelf => shelf.all().map(([id]) => id)); }"
+    )
+    assert seen == [["ours"], ["theirs"]]
+
+
+def test_what_is_newer_than_a_full_storage_is_what_is_shown(page: Page):
+    said = page.evaluate(
+        "() => { const shelf = new Shelf('test:', 9, 1); shelf.set('one', { said: 1 });"
+        " Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };"
+        " shelf.set('one', { said: 2 }); return shelf.get('one').said; }"
+    )
+    assert said == 2
+
+
+def test_an_element_takes_labels_before_an_answer_and_what_was_set_before_it_was_defined(page: Page):
+    page.evaluate("() => { thumbs.labels = ['bad', 'good']; thumbs.prediction = null; }")
+    assert button(page, "Right").is_disabled()
+    page.goto("/late")
+    wait_until(page, "window.ready")
+    assert button(page, "Right").is_enabled()
+    assert page.get_by_role("combobox").locator("option").all_inner_texts()[1:] == ["good"]
 
 
 def test_several_texts_are_answered_in_one_call_and_a_refusal_is_a_problem(page: Page):

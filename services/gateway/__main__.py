@@ -22,6 +22,7 @@ from liveloop.settings import Settings, host_port, load_settings
 from liveloop.v1.inference_pb2_grpc import InferenceServiceStub
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 from services.gateway.app import create_app
+from services.gateway.wire import BoundedHttp
 
 _GRACE = 10  # seconds for answers in flight at the end
 
@@ -52,6 +53,7 @@ async def serve(settings: Settings) -> None:
         app = create_app(InferenceServiceStub(inference), LearnerServiceStub(learner), settings)
         config = uvicorn.Config(
             app,
+            http=BoundedHttp,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -42,7 +42,7 @@ def test_a_card_and_a_phone_number_side_by_side_are_both_blanked():
     assert not any(one.isdecimal() for one in scrub("4111 1111 1111 1111 555 1234, 4111111111111111 4111111111111111"))
 
 
-@given(st.integers(10**10, 10**18))
+@given(st.integers(10**10, 10**18 - 1))  # 12 to 19 digits with the check digit
 def test_exactly_one_check_digit_makes_a_card(number: int):
     assert sum(is_card(f"{number}{check}") for check in range(10)) == 1
 

@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "127.0.0.0/8,::1", description="our proxies and gateways, CIDR, with commas: not limited, X-Forwarded-For read"
     )
-    limit_per_address: float = Field(100.0, gt=0, description="calls (inference: items) a second of one address; ten times that at once")
+    limit_per_address: float = Field(
+        100.0, gt=0, description="inputs, judgements, rows and other calls a second of one address; ten times that at once"
+    )
     limit_per_user: float = Field(100.0, gt=0, description="inputs a second of one user of one API key; ten times that at once")
     limit_per_key: float = Field(5000.0, gt=0, description="inputs, judgements and rows a second of one API key; ten times that at once")
 

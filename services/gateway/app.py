@@ -22,7 +22,7 @@ from liveloop.rpc import error_from, error_of
 from liveloop.settings import Settings
 from liveloop.v1 import inference_pb2, learner_pb2
 from services.gateway import openapi
-from services.gateway.door import Door
+from services.gateway.door import Door, count_items
 from services.gateway.edge import LOCAL_ORIGINS, Edge, read_json, shown_key
 from services.gateway.langfuse import feedback_of
 from services.gateway.problems import HttpError, problem
@@ -62,6 +62,7 @@ class Gateway:
         if isinstance(body, dict) and "text" in body and "inputs" not in body:
             body = {"inputs": [{"text": body["text"]}]} | {name: value for name, value in body.items() if name != "text"}
         message = from_json(inference_pb2.PredictRequest, body)
+        count_items(request, len(message.inputs))
         return await self._answer("inference", self._inference.Predict, message)
 
     async def submit_feedback(self, request: Request) -> Response:
@@ -72,6 +73,7 @@ class Gateway:
         elif isinstance(body, dict) and "feedback" not in body:
             body = {"feedback": [body]}
         message = from_json(inference_pb2.SubmitFeedbackRequest, body)
+        count_items(request, len(message.feedback))
         response = await self._call("inference", self._inference.SubmitFeedback, message)
         rejected = [ack for ack in response.acks if ack.status == inference_pb2.ACK_STATUS_REJECTED]
         if rejected and len(rejected) == len(response.acks):

@@ -171,6 +171,19 @@ def test_the_gateway_limits_an_address_and_other_addresses_go_on(tmp_path: Path)
             assert http.get("/v1/model", headers={"X-Forwarded-For": "203.0.113.9, 192.0.2.1"}).status_code == 200
 
 
+def test_the_gateway_counts_the_items_of_a_call(tmp_path: Path):
+    with serve(FakeLoop()) as fake:
+        free = free_settings(Settings(data=tmp_path, limit_per_address=1))
+        settings = free.model_copy(update={"inference_target": fake.target, "learner_target": fake.target})
+        with Loop(settings, services=("gateway",)), httpx.Client(base_url=f"http://{settings.gateway_listen}", trust_env=False) as http:
+            items = {"/v1/predict": {"inputs": [{"text": "x"}] * 250}, "/v1/feedback": [{"thumb": "up"}] * 250}
+            for number, (path, body) in enumerate(items.items(), 1):
+                asked = [http.post(path, json=body, headers={"X-Forwarded-For": f"192.0.2.{number}"}) for _ in range(2)]
+                assert asked[0].status_code != 429
+                assert (asked[1].status_code, asked[1].json()["code"]) == (429, "RESOURCE_EXHAUSTED")
+                assert int(asked[1].headers["retry-after"]) > 100
+
+
 def test_the_gateway_answers_to_its_own_names_and_to_the_origins_it_was_given(tmp_path: Path):
     with serve(FakeLoop()) as fake:
         free = free_settings(Settings(data=tmp_path, allowed_hosts="loop.example, other.example", allowed_origins="https://chat.example"))

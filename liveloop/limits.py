@@ -83,8 +83,11 @@ def host_of(peer: str) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+    """The address in `text`, which some proxies write with the port: each connection has another, and is the same caller."""
+    for host in (text, text.rpartition(":")[0].strip("[]"), text.strip("[]")):
+        try:
+            address = ip_address(host)
+        except ValueError:
+            continue
+        return getattr(address, "ipv4_mapped", None) or address
+    return None

@@ -84,7 +84,7 @@ def host_of(peer: str) -> str:
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """The address in `text`, which some proxies write with the port: each connection has another, and is the same caller."""
-    for host in (text, text.rpartition(":")[0].strip("[]"), text.strip("[]")):
+    for host in (text, text.strip("[]"), text.rpartition(":")[0].strip("[]")):
         try:
             address = ip_address(host)
         except ValueError:

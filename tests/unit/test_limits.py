@@ -68,6 +68,7 @@ def test_who_asks_is_read_from_the_right_as_far_as_the_proxies_are_ours():
     assert ours.client("10.0.0.1") == ours.client("::1", ["10.1.1.1"]) == ""
     assert ours.client("10.0.0.1", ["192.0.2.7:4711", "10.9.9.9:80"]) == "192.0.2.7"
     assert ours.client("10.0.0.1", ["[2001:db8:1:2::3]:4711"]) == ours.client("10.0.0.1", ["[2001:db8:1:2::3]"]) == "2001:db8:1:2::/64"
+    assert ours.client("10.0.0.1", ["[1::2:3:4:5:6]"]) == "1:0:0:2::/64"
     assert ours.client("10.0.0.1", ["unknown"]) == "unknown"
     with pytest.raises(Misconfigured, match="trusted_proxies"):
         Proxies("10.0.0.0/99")

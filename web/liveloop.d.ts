@@ -67,6 +67,7 @@ export interface PredictOptions {
   sessionId?: string;
   tags?: Record<string, string>;
   store?: boolean;
+  notShown?: boolean;
 }
 
 export interface FeedbackOptions {

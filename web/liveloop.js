@@ -101,10 +101,10 @@ export class Liveloop {
     this.#drain();
   }
 
-  /** The answer to a text, or the answers to a list of texts. */
-  async predict(text, { user, sessionId = this.sessionId, tags, store } = {}) {
+  /** The answer to a text, or the answers to a list of texts. `notShown`: perhaps nobody sees it, so silence says nothing. */
+  async predict(text, { user, sessionId = this.sessionId, tags, store, notShown } = {}) {
     const inputs = [text].flat().map((one) => ({ text: one }));
-    const { predictions } = await this.#call("/v1/predict", { inputs, user, session_id: sessionId, tags, store });
+    const { predictions } = await this.#call("/v1/predict", { inputs, user, session_id: sessionId, tags, store, not_shown: notShown });
     return Array.isArray(text) ? predictions : predictions[0];
   }
 

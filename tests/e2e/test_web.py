@@ -308,7 +308,9 @@ def test_an_element_takes_labels_before_an_answer_and_what_was_set_before_it_was
 
 
 def test_several_texts_are_answered_in_one_call_and_a_refusal_is_a_problem(page: Page):
-    answers = page.evaluate("liveloop.predict(['one', 'two'], { tags: { page: 'own' } })")
+    with page.expect_request("**/v1/predict") as asked:
+        answers = page.evaluate("liveloop.predict(['one', 'two'], { tags: { page: 'own' }, notShown: true })")
+    assert asked.value.post_data_json["not_shown"] is True
     assert len(answers) == 2
     problem = page.evaluate("liveloop.predict('').catch(problem => ({ ...problem }))")
     assert problem["status"] == 400

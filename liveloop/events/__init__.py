@@ -25,6 +25,12 @@ from liveloop.v1.events_pb2 import Event
 if TYPE_CHECKING:
     from liveloop.events.intake import Intake
 
+SEGMENT = 1 / 7
+"""A segment of a Kafka topic, as a share of its retention: records go a segment at a time, so the oldest stays that much longer.
+
+Kafka's own default would double the retention.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -10,13 +10,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import AuthorizationError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from liveloop.errors import Unavailable
+from liveloop.events import SEGMENT
 from liveloop.telemetry import logger
 
 MESSAGE_BYTES = 8 << 20
 """Twice what gRPC lets in at most: no accepted event can be too large for a topic made here."""
-
-SEGMENT = 1 / 7
-"""Of the retention: records go a segment at a time, so the oldest stays that much longer. Kafka's default would double the retention."""
 
 
 @dataclass(frozen=True, slots=True)

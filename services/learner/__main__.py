@@ -17,7 +17,7 @@ import torch
 from liveloop import __version__, keys, telemetry, tls, tracing
 from liveloop.admission import open_access
 from liveloop.errors import HeadConflict, LiveloopError, Misconfigured, Unavailable, WeightsRefused, sentence
-from liveloop.events import open_log
+from liveloop.events import SEGMENT, open_log
 from liveloop.private import keep_private
 from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
@@ -129,7 +129,7 @@ def _run(settings: Settings, stop: Stop) -> None:
 
 def _askers(settings: Settings) -> Askers:
     """The embedded log lets go of what was read and is older than the window, Kafka's topic of whole segments."""
-    stay = settings.feedback_window if settings.events.startswith("sqlite:") else settings.retention * (1 + 1 / 7)
+    stay = settings.feedback_window if settings.events.startswith("sqlite:") else settings.retention * (1 + SEGMENT)
     return Askers(partial(keys.asker_key, settings), stay)
 
 

@@ -16,7 +16,7 @@ _READ_AGAIN = 1.0
 """Seconds before a log that is away is asked again."""
 _LOOK_AGAIN = 10.0
 """Seconds before a log with a gap is looked at again: a broker may have been restored."""
-_RECORDS = 64
+RECORDS = 64
 """Records read at once: each is a group commit, and the lease is renewed between two reads."""
 
 _log = telemetry.logger(part="reader")
@@ -40,7 +40,7 @@ class Reader:
         if time.monotonic() < self._read_again_at:
             return
         try:
-            page = self._log.read(self._journal.positions(), limit=_RECORDS, timeout=timeout)
+            page = self._log.read(self._journal.positions(), limit=RECORDS, timeout=timeout)
         except Unavailable as error:
             _log.warning("the event log cannot be reached; going on with what was read", reason=error.reason)
             self._read_again_at = time.monotonic() + _READ_AGAIN

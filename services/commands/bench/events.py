@@ -25,12 +25,11 @@ from services.commands.bench import plain_kafka
 from services.commands.bench.tables import progress
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
+from services.learner.reader import RECORDS
 
 _GROUP = 25
 """Events of one group commit, as when a thousand come a second and forty commits fit in one."""
 _TEXT = "It begins slowly, and then the second half repays every minute of that, with a lead who carries all of it. " * 2
-_RECORDS = 64
-"""Records read at once, as the learner does."""
 _PATIENCE = 120.0
 """Seconds after which a side counts as stuck."""
 _SIDES = ("relay", "kafka_python_produce", "join", "kafka_python_consume")
@@ -128,7 +127,7 @@ def _join(log: EventLog, folder: Path, count: int) -> float:
         began = last = time.perf_counter()
         while count > 0:
             journal.renew()
-            page = log.read(journal.positions(), limit=_RECORDS, timeout=0.1)
+            page = log.read(journal.positions(), limit=RECORDS, timeout=0.1)
             journal.ingest(page, joiner)
             if taken := sum(len(record.events) for record in page.records):
                 last = time.perf_counter()

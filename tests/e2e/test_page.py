@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, Route
 
 from services.learner.joiner import is_held_out
 from tests.e2e.running import PATIENCE, Running, wait_for
 
+SHOWN = 48
+"""Versions in the strip."""
 CHANGE = re.compile(r"First included (?P<seconds>\d+\.\d) s after your (thumb|correction); the same text is (still|now) \w+\.")
 
 
@@ -52,6 +55,13 @@ def wait_state(page: Page, state: str) -> str:
     """Wait until the answer's thumb is there; what the page says of it."""
     page.wait_for_selector(f"#thumbs[state={state}]")
     return page.locator("#thumbs").get_by_role("status").inner_text()
+
+
+def fill_strip(route: Route) -> None:
+    """As many versions as the strip shows, each blessed and with feedback, as after some minutes of learning."""
+    versions = json.loads(route.fetch().body())["versions"]
+    filled = [{**versions[0], "blessed": True, "feedback": 8, "version": SHOWN - place} for place in range(SHOWN)]
+    route.fulfill(json={"versions": filled})
 
 
 def newest(page: Page) -> Locator:
@@ -137,9 +147,11 @@ def test_the_list_of_thumbs_can_be_forgotten_by_this_browser(page: Page):
 def test_nothing_runs_over_the_edge_of_the_page(page: Page, width: int, scheme: Literal["light", "dark"]):
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)
+    page.route("**/v1/versions*", fill_strip)
     ask(page, "onewordwithoutend" * 40)
     judge(page, "Right")
     page.wait_for_selector("#given > li")
+    wait_for(lambda: page.locator("#ticks li").count() == SHOWN, "the strip is full")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     cut = "part => part.scrollWidth > part.clientWidth && getComputedStyle(part).overflowX === 'visible' && part.clientWidth > 0"
     assert page.evaluate(f"[...document.querySelectorAll('section, section *')].filter({cut}).map(part => part.outerHTML)") == []

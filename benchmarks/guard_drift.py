@@ -164,7 +164,17 @@ class Learner:
 
 
 def _recipe(settings: Settings) -> Recipe:
-    names = ("learning_rate", "feedback_weight", "ema_decay", "clip_norm", "micro_batch", "expert_weight", "expert_share", "seed")
+    names = (
+        "learning_rate",
+        "feedback_weight",
+        "warm_up",
+        "ema_decay",
+        "clip_norm",
+        "micro_batch",
+        "expert_weight",
+        "expert_share",
+        "seed",
+    )
     return Recipe(**{name: getattr(settings, name) for name in names}, task_data="", threads=1, device="cpu", torch=torch.__version__)
 
 

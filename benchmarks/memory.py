@@ -38,6 +38,7 @@ CPU = torch.device("cpu")
 RECIPE = Recipe(
     learning_rate=2e-5,
     feedback_weight=1.0,
+    warm_up=0,
     ema_decay=0.9,
     clip_norm=1.0,
     micro_batch=8,

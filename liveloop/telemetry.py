@@ -81,7 +81,7 @@ _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "dead_letters_total": (("undecodable", "format", "kind", "id", "number", "time", "text"),),
     "weight_updates_total": (("applied", "refused", "unavailable", "failed", "damaged"),),
     "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
-    "versions_published_total": (("init", "train", "settle", "reset", "rebase"),),
+    "versions_published_total": (("init", "train", "settle", "consolidate", "reset", "rebase"),),
     "calls_limited_total": (("key", "user", "address"),),
     "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse"),),
 }

@@ -88,9 +88,11 @@ class _ChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Channel.Value
     """The head's current version."""
     CHANNEL_BLESSED: _Channel.ValueType  # 2
     """The head's blessed version, while a canary keeps the current one to a share of the callers."""
+    CHANNEL_HOLDOUT: _Channel.ValueType  # 3
+    """Version 1, for the share of the users who are held out: what the others gained from learning is measured beside them."""
 
 class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
-    """Which of the two versions that the head names answers a caller."""
+    """Which version answers a caller."""
 
 CHANNEL_UNSPECIFIED: Channel.ValueType  # 0
 """As CURRENT: there is no canary."""
@@ -98,6 +100,8 @@ CHANNEL_CURRENT: Channel.ValueType  # 1
 """The head's current version."""
 CHANNEL_BLESSED: Channel.ValueType  # 2
 """The head's blessed version, while a canary keeps the current one to a share of the callers."""
+CHANNEL_HOLDOUT: Channel.ValueType  # 3
+"""Version 1, for the share of the users who are held out: what the others gained from learning is measured beside them."""
 Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 @_typing.final

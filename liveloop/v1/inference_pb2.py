@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from liveloop.v1 import events_pb2 as liveloop_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bliveloop/v1/inference.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18liveloop/v1/events.proto\"\xe9\x01\n\x0ePredictRequest\x12\"\n\x06inputs\x18\x01 \x03(\x0b\x32\x12.liveloop.v1.Input\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\x05store\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x33\n\x04tags\x18\x05 \x03(\x0b\x32%.liveloop.v1.PredictRequest.TagsEntry\x12\x11\n\tnot_shown\x18\x06 \x01(\x08\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_store\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xab\x01\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05label\x18\x03 \x01(\t\x12\'\n\x06scores\x18\x04 \x03(\x0b\x32\x17.liveloop.v1.LabelScore\x12\x12\n\npropensity\x18\x05 \x01(\x02\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x07 \x01(\t\"?\n\x0fPredictResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.liveloop.v1.Prediction\"@\n\x15SubmitFeedbackRequest\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x15.liveloop.v1.Feedback\"w\n\x0b\x46\x65\x65\x64\x62\x61\x63kAck\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.liveloop.v1.AckStatus\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x16SubmitFeedbackResponse\x12&\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x18.liveloop.v1.FeedbackAck\"\xb2\x01\n\x0fLabelledExample\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.liveloop.v1.Input\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06source\x18\x06 \x01(\x0e\x32\x13.liveloop.v1.Source\"G\n\x15SubmitExamplesRequest\x12.\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\x1c.liveloop.v1.LabelledExample\"m\n\nExampleAck\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.liveloop.v1.AckStatus\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x16SubmitExamplesResponse\x12%\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x17.liveloop.v1.ExampleAck\"\x11\n\x0fGetModelRequest\"\x87\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x17\n\x0f\x62lessed_version\x18\x04 \x01(\r\x12\x12\n\nmax_inputs\x18\x05 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r*s\n\tAckStatus\x12\x1a\n\x16\x41\x43K_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43K_STATUS_ACCEPTED\x10\x01\x12\x18\n\x14\x41\x43K_STATUS_DUPLICATE\x10\x02\x12\x17\n\x13\x41\x43K_STATUS_REJECTED\x10\x03\x32\xd7\x02\n\x10InferenceService\x12\x44\n\x07Predict\x12\x1b.liveloop.v1.PredictRequest\x1a\x1c.liveloop.v1.PredictResponse\x12Y\n\x0eSubmitFeedback\x12\".liveloop.v1.SubmitFeedbackRequest\x1a#.liveloop.v1.SubmitFeedbackResponse\x12Y\n\x0eSubmitExamples\x12\".liveloop.v1.SubmitExamplesRequest\x1a#.liveloop.v1.SubmitExamplesResponse\x12G\n\x08GetModel\x12\x1c.liveloop.v1.GetModelRequest\x1a\x1d.liveloop.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bliveloop/v1/inference.proto\x12\x0bliveloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18liveloop/v1/events.proto\"\xe9\x01\n\x0ePredictRequest\x12\"\n\x06inputs\x18\x01 \x03(\x0b\x32\x12.liveloop.v1.Input\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\x05store\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x33\n\x04tags\x18\x05 \x03(\x0b\x32%.liveloop.v1.PredictRequest.TagsEntry\x12\x11\n\tnot_shown\x18\x06 \x01(\x08\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_store\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xc4\x01\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05label\x18\x03 \x01(\t\x12\'\n\x06scores\x18\x04 \x03(\x0b\x32\x17.liveloop.v1.LabelScore\x12\x12\n\npropensity\x18\x05 \x01(\x02\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_token\x18\x07 \x01(\t\x12\x17\n\x0f\x66\x65\x65\x64\x62\x61\x63k_wanted\x18\x08 \x01(\x08\"?\n\x0fPredictResponse\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.liveloop.v1.Prediction\"@\n\x15SubmitFeedbackRequest\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x15.liveloop.v1.Feedback\"w\n\x0b\x46\x65\x65\x64\x62\x61\x63kAck\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.liveloop.v1.AckStatus\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x16SubmitFeedbackResponse\x12&\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x18.liveloop.v1.FeedbackAck\"\xb2\x01\n\x0fLabelledExample\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.liveloop.v1.Input\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06source\x18\x06 \x01(\x0e\x32\x13.liveloop.v1.Source\"G\n\x15SubmitExamplesRequest\x12.\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\x1c.liveloop.v1.LabelledExample\"m\n\nExampleAck\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.liveloop.v1.AckStatus\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x16SubmitExamplesResponse\x12%\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x17.liveloop.v1.ExampleAck\"\x11\n\x0fGetModelRequest\"\x87\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x17\n\x0f\x62lessed_version\x18\x04 \x01(\r\x12\x12\n\nmax_inputs\x18\x05 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r*s\n\tAckStatus\x12\x1a\n\x16\x41\x43K_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43K_STATUS_ACCEPTED\x10\x01\x12\x18\n\x14\x41\x43K_STATUS_DUPLICATE\x10\x02\x12\x17\n\x13\x41\x43K_STATUS_REJECTED\x10\x03\x32\xd7\x02\n\x10InferenceService\x12\x44\n\x07Predict\x12\x1b.liveloop.v1.PredictRequest\x1a\x1c.liveloop.v1.PredictResponse\x12Y\n\x0eSubmitFeedback\x12\".liveloop.v1.SubmitFeedbackRequest\x1a#.liveloop.v1.SubmitFeedbackResponse\x12Y\n\x0eSubmitExamples\x12\".liveloop.v1.SubmitExamplesRequest\x1a#.liveloop.v1.SubmitExamplesResponse\x12G\n\x08GetModel\x12\x1c.liveloop.v1.GetModelRequest\x1a\x1d.liveloop.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTREQUEST_TAGSENTRY']._loaded_options = None
   _globals['_PREDICTREQUEST_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_ACKSTATUS']._serialized_start=1462
-  _globals['_ACKSTATUS']._serialized_end=1577
+  _globals['_ACKSTATUS']._serialized_start=1487
+  _globals['_ACKSTATUS']._serialized_end=1602
   _globals['_PREDICTREQUEST']._serialized_start=104
   _globals['_PREDICTREQUEST']._serialized_end=337
   _globals['_PREDICTREQUEST_TAGSENTRY']._serialized_start=284
@@ -44,27 +44,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LABELSCORE']._serialized_start=339
   _globals['_LABELSCORE']._serialized_end=381
   _globals['_PREDICTION']._serialized_start=384
-  _globals['_PREDICTION']._serialized_end=555
-  _globals['_PREDICTRESPONSE']._serialized_start=557
-  _globals['_PREDICTRESPONSE']._serialized_end=620
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=622
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=686
-  _globals['_FEEDBACKACK']._serialized_start=688
-  _globals['_FEEDBACKACK']._serialized_end=807
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=809
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=873
-  _globals['_LABELLEDEXAMPLE']._serialized_start=876
-  _globals['_LABELLEDEXAMPLE']._serialized_end=1054
-  _globals['_SUBMITEXAMPLESREQUEST']._serialized_start=1056
-  _globals['_SUBMITEXAMPLESREQUEST']._serialized_end=1127
-  _globals['_EXAMPLEACK']._serialized_start=1129
-  _globals['_EXAMPLEACK']._serialized_end=1238
-  _globals['_SUBMITEXAMPLESRESPONSE']._serialized_start=1240
-  _globals['_SUBMITEXAMPLESRESPONSE']._serialized_end=1303
-  _globals['_GETMODELREQUEST']._serialized_start=1305
-  _globals['_GETMODELREQUEST']._serialized_end=1322
-  _globals['_GETMODELRESPONSE']._serialized_start=1325
-  _globals['_GETMODELRESPONSE']._serialized_end=1460
-  _globals['_INFERENCESERVICE']._serialized_start=1580
-  _globals['_INFERENCESERVICE']._serialized_end=1923
+  _globals['_PREDICTION']._serialized_end=580
+  _globals['_PREDICTRESPONSE']._serialized_start=582
+  _globals['_PREDICTRESPONSE']._serialized_end=645
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=647
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=711
+  _globals['_FEEDBACKACK']._serialized_start=713
+  _globals['_FEEDBACKACK']._serialized_end=832
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=834
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=898
+  _globals['_LABELLEDEXAMPLE']._serialized_start=901
+  _globals['_LABELLEDEXAMPLE']._serialized_end=1079
+  _globals['_SUBMITEXAMPLESREQUEST']._serialized_start=1081
+  _globals['_SUBMITEXAMPLESREQUEST']._serialized_end=1152
+  _globals['_EXAMPLEACK']._serialized_start=1154
+  _globals['_EXAMPLEACK']._serialized_end=1263
+  _globals['_SUBMITEXAMPLESRESPONSE']._serialized_start=1265
+  _globals['_SUBMITEXAMPLESRESPONSE']._serialized_end=1328
+  _globals['_GETMODELREQUEST']._serialized_start=1330
+  _globals['_GETMODELREQUEST']._serialized_end=1347
+  _globals['_GETMODELRESPONSE']._serialized_start=1350
+  _globals['_GETMODELRESPONSE']._serialized_end=1485
+  _globals['_INFERENCESERVICE']._serialized_start=1605
+  _globals['_INFERENCESERVICE']._serialized_end=1948
 # @@protoc_insertion_point(module_scope)

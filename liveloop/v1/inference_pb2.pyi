@@ -156,6 +156,7 @@ class Prediction(_message.Message):
     PROPENSITY_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     FEEDBACK_TOKEN_FIELD_NUMBER: _builtins.int
+    FEEDBACK_WANTED_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """UUIDv7."""
     version: _builtins.int
@@ -168,6 +169,8 @@ class Prediction(_message.Message):
     """The input was longer than the model reads and was cut."""
     feedback_token: _builtins.str
     """The authority to judge this answer. Empty when it was not stored."""
+    feedback_wanted: _builtins.bool
+    """A judgement of this answer would teach more than most: a page may ask for it."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]:
         """All labels, best first; they sum to 1."""
@@ -182,10 +185,11 @@ class Prediction(_message.Message):
         propensity: _builtins.float = ...,
         truncated: _builtins.bool = ...,
         feedback_token: _builtins.str = ...,
+        feedback_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_token", b"feedback_token", "label", b"label", "prediction_id", b"prediction_id", "propensity", b"propensity", "scores", b"scores", "truncated", b"truncated", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_token", b"feedback_token", "feedback_wanted", b"feedback_wanted", "label", b"label", "prediction_id", b"prediction_id", "propensity", b"propensity", "scores", b"scores", "truncated", b"truncated", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

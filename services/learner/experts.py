@@ -11,7 +11,8 @@ from services.learner.micro_batch import MicroBatch
 
 def weighted(batch: MicroBatch, *, nominal: int, weight: float, share: float) -> tuple[FeedbackExample, ...]:
     """The feedback of a micro-batch with the weights that it trains with."""
-    plain = [one.weight for one in batch.feedback_examples]
+    standing = batch.weights or [1.0] * len(batch.feedback_examples)
+    plain = [one.weight * left for one, left in zip(batch.feedback_examples, standing, strict=True)]
     found = effective(plain, batch.by_expert or [False] * len(plain), nominal=nominal, weight=weight, share=share)
     return tuple(
         one if one.weight == effect else replace(one, weight=effect) for one, effect in zip(batch.feedback_examples, found, strict=True)

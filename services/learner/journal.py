@@ -55,7 +55,7 @@ class By:
     why: str
 
 
-FORMAT = 3
+FORMAT = 4
 """Of schema.sql: raise it with every change of a table."""
 
 
@@ -124,9 +124,9 @@ class Journal(Versions):
 
     # Rows
 
-    def train(self, batch: MicroBatch, recipe: Recipe, digest: bytes, *, losses: Mapping[str, float]) -> Row:
+    def train(self, batch: MicroBatch, recipe: Recipe, digest: bytes, *, losses: Mapping[str, float], rate: float = 1.0) -> Row:
         """Record a training step and what it makes of its feedback. Journalled feedback is never taken again."""
-        body = {"new": batch.new, "replayed": batch.replayed, "task": batch.task, **losses}
+        body = {"new": batch.new, "replayed": batch.replayed, "task": batch.task, "weights": batch.weights, "rate": rate, **losses}
         if traceparent := tracing.traceparent():  # a publish after a crash makes the same manifest
             body["traceparent"] = traceparent
         with self.transaction() as db:

@@ -93,6 +93,7 @@ def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
     return Recipe(
         learning_rate=settings.learning_rate,
         feedback_weight=settings.feedback_weight,
+        warm_up=settings.warm_up,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         micro_batch=settings.micro_batch,

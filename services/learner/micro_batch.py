@@ -41,6 +41,7 @@ class MicroBatch:
     feedback_examples: tuple[FeedbackExample, ...]  # of new, then of replayed
     task_examples: tuple[LabelledExample, ...]
     by_expert: tuple[bool, ...] = ()  # who said it, beside feedback_examples; none: no expert did
+    weights: tuple[float, ...] = ()  # what its judge's standing leaves of each one's weight, in [0, 1]; none: all of it
 
 
 class MicroBatches:
@@ -57,14 +58,17 @@ class MicroBatches:
         return int(found[0])
 
     def choose(self, *, nominal: int, limit: int, rng: random.Random) -> MicroBatch:
-        """Take what waits, at most `limit`, oldest first; fill up to `nominal` from what was learnt from once. Never waits."""
+        """Take what waits, at most `limit`, oldest first, and beside it what was learnt from once. Never waits.
+
+        Replays fill the step up to `nominal`, and are as many as the new ones up to that number: over time each is used twice.
+        """
         rows = self._db.execute("SELECT id FROM feedback WHERE state = ? ORDER BY id LIMIT ?", (State.FEEDBACK_STATE_JOINED, limit))
         new = tuple(row[0] for row in rows)
-        replayed = self._replay(max(0, nominal - len(new)), rng)
+        replayed = self._replay(max(nominal - len(new), min(len(new), nominal)), rng)
         task = tuple(rng.sample(range(len(self._task_rows)), min(nominal, len(self._task_rows))))
         return self.build(new, replayed, task)
 
-    def build(self, new: Sequence[int], replayed: Sequence[int], task: Sequence[int]) -> MicroBatch:
+    def build(self, new: Sequence[int], replayed: Sequence[int], task: Sequence[int], weights: Sequence[float] = ()) -> MicroBatch:
         """The micro-batch of these ids. Raises NotFound when an example is no longer kept."""
         found = [self._example(feedback) for feedback in (*new, *replayed)]
         return MicroBatch(
@@ -74,6 +78,7 @@ class MicroBatches:
             tuple(example for example, _ in found),
             tuple(self._task_rows[index] for index in task),
             tuple(source == SOURCE_EXPERT for _, source in found),
+            tuple(weights),
         )
 
     def traces(self, feedback: Sequence[int]) -> list[Trace]:

@@ -74,7 +74,8 @@ class Replay:
         leaves_out = not self.is_strict(row)
         if row.kind == "train":
             recipe = self._journal.recipe(row.recipe)
-            self._trainer.apply(self._trainer.compute(self._batch(row, leaves_out=leaves_out), recipe, row.row), recipe)
+            batch = self._batch(row, leaves_out=leaves_out)
+            self._trainer.apply(self._trainer.compute(batch, recipe, row.row), recipe, rate=row.body["rate"])
         elif row.kind == "settle":
             self._trainer.settle()
         elif row.is_rebuild:
@@ -89,12 +90,14 @@ class Replay:
             self._redone[row.version] = self._trainer.bits.copy()
 
     def _batch(self, row: Row, *, leaves_out: bool) -> MicroBatch:
-        new, replayed = row.body["new"], row.body["replayed"]
+        new, replayed, weights = row.body["new"], row.body["replayed"], row.body["weights"]
         if leaves_out:
-            named = len(new) + len(replayed)
+            named = [*new, *replayed]
             new, replayed = self._kept(new), self._kept(replayed)
-            self.left_out += named - len(new) - len(replayed)
-        return self._batches.build(new, replayed, row.body["task"])
+            left = {*new, *replayed}
+            self.left_out += len(named) - len(left)
+            weights = [weight for one, weight in zip(named, weights, strict=False) if one in left]
+        return self._batches.build(new, replayed, row.body["task"], weights)
 
     def _kept(self, feedback: Sequence[int]) -> tuple[int, ...]:
         return self._batches.kept([one for one in feedback if one not in self._without])

@@ -57,6 +57,8 @@ CREATE TABLE IF NOT EXISTS feedback (
   uses INTEGER NOT NULL DEFAULT 0,   -- steps it took part in since it was last introduced, replays included
   last_row INTEGER NOT NULL DEFAULT 0, -- the newest journal row that names it, replays included
   returned INTEGER NOT NULL DEFAULT 0, -- it was given back once after a refusal
+  agreement REAL,                    -- the model's probability that it is right, when it was first learnt from; none: it was not yet
+  consolidations INTEGER NOT NULL DEFAULT 0, -- consolidating steps it took part in
   UNIQUE (prediction_id, feedback_id)
 );
 CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, id);
@@ -67,7 +69,7 @@ CREATE INDEX IF NOT EXISTS feedback_for_replay ON feedback (id) WHERE uses = 1 A
 -- Every step and every decision, in order; never changed.
 CREATE TABLE IF NOT EXISTS rows (
   row INTEGER PRIMARY KEY,
-  kind TEXT NOT NULL,                -- init, train, settle, reset, rebase, note
+  kind TEXT NOT NULL,                -- init, train, settle, consolidate, reset, rebase, note
   epoch INTEGER NOT NULL,
   version INTEGER,                   -- the version it made; none for a note
   body TEXT NOT NULL,                -- JSON: what went in

@@ -22,7 +22,8 @@ class Recipe:
 
     learning_rate: float
     feedback_weight: float  # lambda in L_task + lambda * L_FB
-    ema_decay: float
+    warm_up: int  # steps from fresh moments over which the learning rate rises to its full height
+    ema_decay: float  # at the most
     clip_norm: float
     micro_batch: int  # nominal size: what the feedback loss is divided by at the least
     expert_weight: float  # what an expert's word weighs, where anybody else's weighs 1
@@ -56,7 +57,11 @@ class StepReport:
 class Trainer:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101; no weight decay) on one flat parameter.
 
-    Served is an exponential moving average of the master, cast to bf16: it takes the swings out of single steps.
+    From fresh moments AdamW moves every weight by the whole learning rate, whatever the gradient: the first steps are shorter.
+
+    Served is an exponential moving average of the master, cast to bf16: it takes the swings out of single steps. Its memory grows with the
+    steps n since it last settled, decay = min(ema_decay, (1 + n) / (10 + n)) as TensorFlow's ExponentialMovingAverage has it: a lone thumb
+    is served nearly whole at once, a long stream as the mean of many steps.
     """
 
     def __init__(self, task: Task, layout: Layout, device: torch.device) -> None:
@@ -75,6 +80,7 @@ class Trainer:
             "exp_avg_sq": torch.zeros_like(self._ema),
             "step": torch.zeros((), device=device),
         }
+        self._averaged = torch.zeros(())  # steps since the average last settled
         self._optimizer.state[self._parameter] = self._moments
         self.bits = np.zeros(layout.total, dtype=np.uint16)
         """The served state, [layout.total]: kept up to date by every method that changes it."""
@@ -91,25 +97,29 @@ class Trainer:
         (task_loss + recipe.feedback_weight * feedback_loss).backward()  # type: ignore[no-untyped-call]
         return StepReport(task_loss.item(), feedback_loss.item(), self._gradients.norm().item())
 
-    def apply(self, report: StepReport, recipe: Recipe) -> None:
-        """Clip, step, and move the average."""
+    def apply(self, report: StepReport, recipe: Recipe, *, rate: float = 1.0) -> None:
+        """Clip, step with `rate` times the recipe's learning rate, and move the average."""
         if report.gradient_norm > recipe.clip_norm:
             self._gradients.mul_(recipe.clip_norm / report.gradient_norm)
-        self._optimizer.param_groups[0]["lr"] = recipe.learning_rate
+        warmth = min(1.0, (self._moments["step"].item() + 1) / max(1, recipe.warm_up))
+        self._optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate * warmth
         self._optimizer.step()
-        self._ema.lerp_(self._parameter.detach(), 1.0 - recipe.ema_decay)
+        steps = self._averaged.item()
+        self._ema.lerp_(self._parameter.detach(), 1.0 - min(recipe.ema_decay, (1 + steps) / (10 + steps)))
+        self._averaged += 1
         self._serve()
 
     def settle(self) -> None:
         """Move the average half-way to the master; no gradient."""
         self._ema.lerp_(self._parameter.detach(), 0.5)
+        self._averaged.zero_()
         self._serve()
 
     def reset(self, bits: np.ndarray) -> None:
         """Master and average become these served bits ([layout.total], uint16), the moments zero."""
         self._master.copy_(as_bf16(bits))
         self._ema.copy_(self._master[self._frozen :])
-        for tensor in self._moments.values():
+        for tensor in (*self._moments.values(), self._averaged):
             tensor.zero_()
         self.bits[:] = bits
 
@@ -124,7 +134,7 @@ class Trainer:
         self._serve()
 
     def _state(self) -> dict[str, torch.Tensor]:
-        return {"master": self._parameter.detach(), "ema": self._ema, **self._moments}
+        return {"master": self._parameter.detach(), "ema": self._ema, "averaged": self._averaged, **self._moments}
 
     def _serve(self) -> None:
         self._served.copy_(self._ema)  # to nearest, ties to even

@@ -22,6 +22,7 @@ from tests.tiny import tiny_bundle
 RECIPE = Recipe(
     learning_rate=1e-3,
     feedback_weight=1.0,
+    warm_up=0,
     ema_decay=0.9,
     clip_norm=1.0,
     micro_batch=8,
@@ -120,7 +121,31 @@ def test_settling_brings_most_of_a_lone_step():
         trainer.settle()
     ended = trainer.tensors()
     moved = (ended["ema"] - start).norm() / (ended["master"] - start).norm()
-    assert moved == pytest.approx(1 - 0.9 * 0.5**3, rel=1e-3)
+    assert moved == pytest.approx(1 - 0.1 * 0.5**3, rel=1e-3)
+
+
+def test_a_lone_step_is_served_nearly_whole_and_a_long_stream_as_a_mean():
+    trainer, _ = new_trainer()
+    shares = []
+    for row in range(60):
+        before = trainer.tensors()["ema"]
+        trainer.apply(trainer.compute(batch(UP), RECIPE, row), RECIPE)
+        now = trainer.tensors()
+        shares.append(((now["ema"] - before).norm() / (now["master"] - before).norm()).item())
+    assert shares[0] == pytest.approx(0.9, rel=1e-3) and shares[-1] == pytest.approx(9 / 69, rel=1e-2)
+    assert min(shares) >= 0.1 - 1e-3 and sorted(shares, reverse=True) == pytest.approx(shares, rel=1e-2)
+
+
+def test_the_first_steps_from_fresh_moments_are_shorter():
+    lengths = []
+    for warm_up in (0, 4):
+        trainer, _ = new_trainer()
+        recipe = replace(RECIPE, warm_up=warm_up)
+        for row in range(5):
+            before = trainer.tensors()["master"]
+            trainer.apply(trainer.compute(batch(UP), recipe, row), recipe)
+            lengths.append((trainer.tensors()["master"] - before).norm().item())
+    assert lengths[5] == pytest.approx(lengths[0] / 4, rel=1e-3) and lengths[6] < lengths[1]
 
 
 def test_a_refused_step_has_changed_nothing():

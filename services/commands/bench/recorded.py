@@ -71,6 +71,7 @@ def record(source: Source, settings: Settings, *, learning_rate: float, steps: i
     recipe = Recipe(
         learning_rate=learning_rate,
         feedback_weight=settings.feedback_weight,
+        warm_up=settings.warm_up,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         micro_batch=settings.micro_batch,

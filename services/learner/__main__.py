@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import closing
 from functools import partial
 from types import FrameType
 
@@ -23,21 +24,15 @@ from liveloop.settings import Settings, load_settings
 from liveloop.weights import open_store
 from liveloop.weights.manifest import open_head
 from liveloop.weights.mirror import Mirror
-from liveloop.weights.publisher import Publisher
 from liveloop.weights.store import WeightStore
-from services.learner.examiner import Examiner
-from services.learner.joiner import Joiner
+from services.learner.assembly import assemble, new_loop, new_publisher
 from services.learner.journal import Journal
 from services.learner.lease import LeaseLost
-from services.learner.loop import LearnerLoop, Pace
+from services.learner.loop import LearnerLoop
 from services.learner.materials import Materials, choose_device, load_materials
-from services.learner.micro_batch import MicroBatches
 from services.learner.orders import Orders
-from services.learner.parts import Parts
-from services.learner.publication import Publication
 from services.learner.resume import resume
 from services.learner.server import Askers, serve
-from services.learner.tensors import TensorCache
 from services.learner.view import JournalView
 
 _STANDBY_POLL = 0.5
@@ -155,7 +150,7 @@ def _lead(
         LeaseLost: another process took over.
         HeadConflict: a store is at a newer epoch.
     """
-    trainer, evaluator = materials.trainer(device), materials.evaluator(device)
+    trainer = materials.trainer(device)
     ready.set()
     while not journal.acquire(at_least=above):
         if stop.event.wait(_STANDBY_POLL):
@@ -163,30 +158,23 @@ def _lead(
     telemetry.gauge("learner_active").set(1)
     remote = _remote(settings)
     mirror = None if remote is None else Mirror(materials.store, remote, take_over=settings.take_over)
-    tensors = TensorCache(settings.data / "tensors", history=settings.history)
     try:
-        with journal.held(), open_log(settings) as log, _publisher(settings, materials, journal) as publisher:
-            joiner = Joiner(
-                journal.db, labels=materials.task.labels, window=settings.feedback_window, default_reward=settings.default_reward
-            )
-            batches = MicroBatches(journal.db, materials.train, materials.task.labels)
-            publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
-            examiner = Examiner(evaluator, journal, batches, trainer, publication)
-            parts = Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors, orders=orders)
-            resume(parts, materials.recipe)
-            if mirror is not None:
-                mirror.start()
-            stop.loop = LearnerLoop(parts, materials.recipe, Pace(settings.step_interval, settings.micro_batch_limit, settings.history))
-            if stop.event.is_set():
-                stop.loop.stop()
-            _log.info("learning", version=publisher.head.current, epoch=journal.epoch, device=materials.recipe.device)
-            stop.loop.run()
-            stop.loop.save()
-            journal.release()
+        with journal.held(), open_log(settings) as log, new_publisher(settings, materials, journal) as publisher:
+            parts = assemble(settings, materials, trainer, journal, log, publisher, mirror=mirror, orders=orders)
+            with closing(parts.tensors):
+                resume(parts, materials.recipe)
+                if mirror is not None:
+                    mirror.start()
+                stop.loop = new_loop(settings, materials, parts)
+                if stop.event.is_set():
+                    stop.loop.stop()
+                _log.info("learning", version=publisher.head.current, epoch=journal.epoch, device=materials.recipe.device)
+                stop.loop.run()
+                stop.loop.save()
+                journal.release()
     finally:
         stop.loop = None
         telemetry.gauge("learner_active").set(0)
-        tensors.close()
         if mirror is not None:
             mirror.close(5.0)
         if remote is not None:
@@ -198,10 +186,6 @@ def _remote(settings: Settings) -> WeightStore | None:
     if settings.weights.startswith("file:"):
         return None
     return open_store(settings.weights, password_file=settings.redis_password_file, ca_file=settings.redis_ca_file)
-
-
-def _publisher(settings: Settings, materials: Materials, journal: Journal) -> Publisher:
-    return Publisher(materials.store, materials.key, epoch=journal.epoch, canary_share=settings.canary_share)
 
 
 def _newest_epoch(settings: Settings, materials: Materials) -> int:

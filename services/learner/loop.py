@@ -82,7 +82,7 @@ class LearnerLoop:
         with self._parts.orders.accepting():
             while not self._stopping.is_set():
                 try:
-                    self._turn()
+                    self.turn()
                 except Unavailable as error:
                     _log.warning("waiting for what cannot be reached", reason=error.reason)
                     self._stopping.wait(1.0)
@@ -92,7 +92,8 @@ class LearnerLoop:
         """Save the tensors and wait for it: on exit."""
         self._save(wait=True)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """One turn: what is ordered, read what has come, then a step, a settling or a slice of an evaluation."""
         parts = self._parts
         parts.journal.renew()
         if parts.orders.carry_out(self._operator):

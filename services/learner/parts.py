@@ -18,7 +18,7 @@ from services.learner.trainer import Trainer
 
 @dataclass(slots=True)
 class Parts:
-    """Built by `__main__`."""
+    """Built in assembly.py."""
 
     log: EventLog
     journal: Journal

@@ -94,7 +94,7 @@ def test_a_collapse_is_served_for_a_few_slices_only(bench: Bench, monkeypatch: p
     bench.loop._settles = 0
     assert bench.head.current == bad
     for _ in range(PROBE // SLICE + 1):
-        bench.loop._turn()
+        bench.loop.turn()
     last = bench.parts.journal.last()
     assert last.kind == "reset" and last.body["who"] == GUARD and last.body["to"] == 1 and last.body["quarantined"] == 1
     assert np.array_equal(bench.publisher.state.bits, blessed) and bench.head.current == bench.head.blessed == last.version
@@ -139,7 +139,7 @@ def test_feedback_that_never_stops_does_not_keep_a_collapse_from_being_found(ben
     deadline = time.monotonic() + 60.0  # turns would not do: how many slices a turn may take depends on how long steps and slices last
     while time.monotonic() < deadline:
         bench.thumb(THUMB_UP)  # a step is always due
-        bench.loop._turn()
+        bench.loop.turn()
         if bench.parts.journal.last().kind == "reset":
             break
     assert bench.parts.journal.last().kind == "reset" and bench.parts.batches.waiting()
@@ -155,7 +155,7 @@ def test_three_rollbacks_in_a_row_pause_training_until_somebody_resumes_it(bench
     bench.thumb(THUMB_UP)
     bench.turn_until(lambda: len(bench.states()) == 4)
     for _ in range(20):
-        bench.loop._turn()
+        bench.loop.turn()
     assert bench.states()[-1] == State.FEEDBACK_STATE_JOINED and bench.parts.journal.last().version == version
     bench.crash()
     bench.parts.journal.resume(RECIPE, who="ann", why="mended")

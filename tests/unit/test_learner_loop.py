@@ -114,7 +114,7 @@ class Bench:
         deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "the loop never got there"
-            self.loop._turn()
+            self.loop.turn()
 
     def states(self) -> list[int]:
         return [state for (state,) in self.parts.journal.db.execute("SELECT state FROM feedback ORDER BY id")]
@@ -146,7 +146,7 @@ def test_a_lone_thumb_becomes_one_step_and_its_settle_rows(bench: Bench):
 def test_nothing_trains_without_feedback(bench: Bench):
     bench.turn_until(bench.is_quiet)
     for _ in range(5):
-        bench.loop._turn()
+        bench.loop.turn()
     assert bench.head.current == 1
 
 
@@ -154,7 +154,7 @@ def test_held_out_feedback_is_evaluated_and_never_trained(bench: Bench):
     bench.thumb(THUMB_UP, held_out=True)
     bench.turn_until(lambda: bool(bench.states()))
     for _ in range(5):
-        bench.loop._turn()
+        bench.loop.turn()
     assert bench.states() == [State.FEEDBACK_STATE_HELD_OUT] and bench.head.current == 1
     assert len(bench.parts.batches.held_out(10)) == 1
 

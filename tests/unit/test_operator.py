@@ -194,7 +194,7 @@ def test_a_pause_stops_steps_and_not_reading_and_outlives_a_restart(led: Led):
     led.turn_until(lambda: led.states()[1:] == [State.FEEDBACK_STATE_JOINED])
     led.crash()
     for _ in range(5):
-        led.loop._turn()
+        led.loop.turn()
     assert led.head.current == version and led.states()[1] == State.FEEDBACK_STATE_JOINED
     led.order(lambda client: client.resume(who="bob"))
     led.turn_until(lambda: led.states()[1] == State.FEEDBACK_STATE_TRAINED)
@@ -225,7 +225,7 @@ def test_a_pinned_version_outlives_collection_and_restarts_until_it_is_unpinned(
 
 def collect(led: Led) -> None:
     led.loop._chores_at = 0.0
-    led.loop._turn()
+    led.loop.turn()
 
 
 def test_a_promotion_moves_the_blessed_version_also_backwards(led: Led, monkeypatch: pytest.MonkeyPatch):

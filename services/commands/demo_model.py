@@ -18,13 +18,13 @@ from rich.console import Console
 from liveloop.errors import sentence
 from liveloop.settings import Settings
 from liveloop.v1.weights_pb2 import ModelBundle
-from services.commands.assets import Assets, demo_assets
+from services.commands.assets import demo_assets
 from services.commands.initial import check_empty, publish
 from services.commands.raters import LABELS, RatedText, read_study
 from services.learner.task_data import Row, TaskData
 
 _MAX_TOKENS = 64  # a review's sentence or a tweet: 1 in 1,000 is longer
-_PLAN = {"epochs": 2, "learning_rate": 1e-4, "seconds": 55.0}
+_SECONDS = 55.0
 
 
 def prepare_demo(settings: Settings, console: Console) -> None:
@@ -39,19 +39,24 @@ def prepare_demo(settings: Settings, console: Console) -> None:
 
 def demo_start(settings: Settings, console: Console) -> tuple[ModelBundle, np.ndarray, TaskData]:
     """The demo's model, its first state (bf16 bit patterns, uint16, [layout.total]) and the tweets. Raises Misconfigured."""
-    assets = demo_assets(settings.cache, console)
-    study = read_study(assets.study)
+    study = read_study(demo_assets(settings.cache, console).study)
     data = TaskData(train=_rows(study.tweets_train), validation=_rows(study.tweets_validation), test=_rows(study.tweets_test))
-    cached = settings.cache.expanduser() / "warm-starts" / _key(assets, data, settings)
+    return *warm_start(settings, data, LABELS, console), data
+
+
+def warm_start(
+    settings: Settings, data: TaskData, labels: Sequence[str], console: Console, *, epochs: int = 2, max_tokens: int = _MAX_TOKENS
+) -> tuple[ModelBundle, np.ndarray]:
+    """all-MiniLM-L6-v2 trained on labelled rows: its bundle and state (bf16 bit patterns, uint16, [layout.total]). Raises Misconfigured."""
+    assets = demo_assets(settings.cache, console)
+    plan = {"epochs": epochs, "learning_rate": 1e-4, "seconds": _SECONDS}
+    everything = [assets.model.name, [[row.text, row.label] for row in data.rows], labels, max_tokens, plan, settings.scope, _versions()]
+    key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+    cached = settings.cache.expanduser() / "warm-starts" / key
     if (start := _read(cached)) is not None:
-        console.print(f"The warm start on {len(data.train):,} labelled tweets was done before: taken from {cached.parent}.")
-    else:
-        start = _warm_start(settings, assets, data, cached, console)
-    return *start, data
-
-
-def _warm_start(settings: Settings, assets: Assets, data: TaskData, cached: Path, console: Console) -> tuple[ModelBundle, np.ndarray]:
-    console.print(f"Warm start on {len(data.train):,} labelled tweets, at most {_PLAN['seconds']:.0f} s:")
+        console.print(f"The warm start on {len(data.train):,} labelled texts was done before: taken from {cached.parent}.")
+        return start
+    console.print(f"Warm start on {len(data.train):,} labelled texts, at most {_SECONDS:.0f} s:")
     import torch  # seconds to import, and a second run needs none of it
 
     from liveloop.tasks.flat import narrow
@@ -60,25 +65,20 @@ def _warm_start(settings: Settings, assets: Assets, data: TaskData, cached: Path
     from services.learner.warm_start import Plan
 
     torch.set_num_threads(settings.learner_threads or os.cpu_count() or 1)
-    wanted = Wanted(labels=LABELS, max_tokens=_MAX_TOKENS, scope=settings.scope, name="all-MiniLM-L6-v2")
-    start = load_pretrained(str(assets.model), wanted)
-    plan = Plan(epochs=int(_PLAN["epochs"]), learning_rate=_PLAN["learning_rate"], seconds=_PLAN["seconds"])
-    trained = train_with_bar(start.bundle, start.flat, data, plan, console)
+    wanted = Wanted(labels=labels, max_tokens=max_tokens, scope=settings.scope, name="all-MiniLM-L6-v2")
+    begun = load_pretrained(str(assets.model), wanted)
+    trained = train_with_bar(begun.bundle, begun.flat, data, Plan(epochs=epochs, learning_rate=1e-4, seconds=_SECONDS), console)
     bits = narrow(trained.flat)
     if trained.complete:
         try:
-            _write(cached, start.bundle, bits)
+            _write(cached, begun.bundle, bits)
         except OSError as error:
             console.print(f"The warm start is not kept for the next time: {sentence(error)}.")
-    return start.bundle, bits
+    return begun.bundle, bits
 
 
-def _key(assets: Assets, data: TaskData, settings: Settings) -> str:
-    """Digest of everything the warm start depends on; the model's files are pinned by theirs."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    rows = [[row.text, row.label] for row in data.rows]
-    everything = [assets.model.name, rows, LABELS, _MAX_TOKENS, _PLAN, settings.scope, versions]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
 
 
 def _read(folder: Path) -> tuple[ModelBundle, np.ndarray] | None:

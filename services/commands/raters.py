@@ -10,10 +10,13 @@ import html
 import json
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+NEUTRAL = "neutral"
 LABELS = ("negative", "positive")
+THREE_LABELS = ("negative", NEUTRAL, "positive")
 
 # A mean score nearer to 0 says that people saw no clear sentiment, or none they agreed on: there is no right answer to check against.
 _CLEAR = 0.5
@@ -28,7 +31,7 @@ class RatedText:
 
     text: str
     scores: tuple[int, ...]  # one per rater, -4 (most negative) to 4; 0: neutral, or not applicable
-    label: str  # by the sign of their mean
+    label: str  # by the sign of their mean; neutral where that is near 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,28 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def read_domain(folder: Path, domain: str) -> list[RatedText]:
-    """The texts of "tweets", "movieReviewSnippets", "amazonReviewSnippets" or "nytEditorialSnippets", each once, always in one order."""
-    return _in_hash_order(_read(folder, domain))
+def read_domain(folder: Path, domain: str, labels: Sequence[str] = LABELS) -> list[RatedText]:
+    """The texts of "tweets", "movieReviewSnippets", "amazonReviewSnippets" or "nytEditorialSnippets", each once, always in one order.
+
+    With LABELS alone those with no clear mean are left out; with THREE_LABELS they are the neutral ones.
+    """
+    return _in_hash_order([item for item in _read(folder, domain) if item.label in labels])
+
+
+def vote(item: RatedText, rng: random.Random, labels: Sequence[str] = LABELS) -> str | None:
+    """The label that one rater, drawn at random, gives a text; None where a rater saw no sentiment and there is no label for that."""
+    score = rng.choice(item.scores)
+    return (NEUTRAL if NEUTRAL in labels else None) if score == 0 else LABELS[score > 0]
 
 
 def thumb(item: RatedText, predicted: str, rng: random.Random) -> bool | None:
     """What one rater, drawn at random, says to the answer `predicted`: True up, False down, None nothing (the rater saw no sentiment)."""
-    score = rng.choice(item.scores)
-    return None if score == 0 else LABELS[score > 0] == predicted
+    said = vote(item, rng)
+    return None if said is None else said == predicted
 
 
 def _read(folder: Path, domain: str) -> list[RatedText]:
-    """Texts with a clear mean that is the same in both files; for 199 tweets it is not: their text and ratings do not belong together."""
+    """Texts whose mean is the same in both files; for 199 tweets it is not: their text and ratings do not belong together."""
     texts: dict[str, tuple[float, str]] = {}
     for line in (folder / f"{domain}_GroundTruth.txt").read_text("utf-8-sig").splitlines():
         number, mean, text = line.split("\t", 2)
@@ -76,8 +88,8 @@ def _read(folder: Path, domain: str) -> list[RatedText]:
     for line in (folder / f"{domain}_anonDataRatings.txt").read_text("utf-8-sig").splitlines():
         number, mean, _, scores = line.split("\t")
         stated, text = texts[number]
-        if abs(stated - float(mean)) < 1e-3 and abs(stated) >= _CLEAR:
-            found.append(RatedText(text, tuple(json.loads(scores)), LABELS[stated > 0]))
+        if abs(stated - float(mean)) < 1e-3:
+            found.append(RatedText(text, tuple(json.loads(scores)), LABELS[stated > 0] if abs(stated) >= _CLEAR else NEUTRAL))
     return found
 
 

@@ -1,13 +1,11 @@
 """What the users of two channels say about their versions, and what follows. Pure: knows counts, not where they come from.
 
 A judge counts once, with the mean of what he said: his channel never changes, so that his habits would look like the version's. Two shares
-are compared by the interval of their difference (Newcombe 1998, Statistics in Medicine 17:873, method 10) from the intervals of each
-(Wilson 1927, JASA 22:209).
+are compared by the interval of their difference (services/learner/intervals.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from enum import Enum
 from itertools import islice
 
 from liveloop.weights.channels import Channel
+from services.learner.intervals import Z_95, Share, difference
 
 ENOUGH = 100
 """Judges of the current version before it can be promoted."""
@@ -32,8 +31,8 @@ _MORE_FAILURES = 0.01
 """The same of inputs that could not be computed."""
 _SLOWER = 1.5
 """Times the other's seconds that are slower: a bad neighbour on the machine slows both."""
-_Z_95, _Z_CERTAIN = 1.960, 4.417
-"""The second is 99.999 %: each of many looks is another chance to err."""
+_Z_CERTAIN = 4.417
+"""99.999 %: each of many looks is another chance to err."""
 
 
 class Decision(Enum):
@@ -71,36 +70,8 @@ class Work:
     seconds: float = 0.0  # of computing those answered
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """`count` of `of`; the count need not be whole."""
-
-    count: float
-    of: int
-
-    @property
-    def value(self) -> float:
-        """In [0, 1]; 0 of nothing."""
-        return self.count / self.of if self.of else 0.0
-
-    def interval(self, z: float) -> tuple[float, float]:
-        """Wilson's score interval: [0, 1] of nothing."""
-        if not self.of:
-            return 0.0, 1.0
-        centre = (self.count + z * z / 2) / (self.of + z * z)
-        half = z / (self.of + z * z) * math.sqrt(self.of * self.value * (1 - self.value) + z * z / 4)
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-
 Pair = tuple[Share, Share]
 """Of the current and of the blessed version."""
-
-
-def difference(one: Share, other: Share, z: float) -> tuple[float, float]:
-    """Newcombe's interval of `one` - `other`."""
-    (low, high), (other_low, other_high) = one.interval(z), other.interval(z)
-    middle = one.value - other.value
-    return middle - math.hypot(one.value - low, other_high - other.value), middle + math.hypot(high - one.value, other.value - other_low)
 
 
 def decide(judgements: Sequence[Judgement], work: Mapping[Channel, Work]) -> Finding:
@@ -112,11 +83,11 @@ def decide(judgements: Sequence[Judgement], work: Mapping[Channel, Work]) -> Fin
         return Finding(Decision.ROLLBACK, reason)
     if downs[0].of < ENOUGH:
         return Finding(Decision.WATCH, f"{downs[0].of} judges of the current version, {ENOUGH} are needed")
-    low, high = difference(*downs, _Z_95)
+    low, high = difference(*downs, Z_95)
     said = f"{_percent(downs)} of the judges say wrong, a difference of {100 * low:.1f} to {100 * high:.1f} points (95 %)"
     if high > _MARGIN:
         return Finding(Decision.WATCH, said)
-    if difference(*failures, _Z_95)[0] > 0.0 or _is_slower(current, blessed):
+    if difference(*failures, Z_95)[0] > 0.0 or _is_slower(current, blessed):
         return Finding(Decision.WATCH, "the current version fails more often or is slower")
     return Finding(Decision.PROMOTE, said)
 

@@ -9,6 +9,7 @@ from liveloop.settings import Settings
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
 from services.learner.examiner import Examiner
+from services.learner.influence import Influence
 from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.loop import LearnerLoop, Pace
@@ -40,7 +41,8 @@ def assemble(
     """The parts of a learner whose journal holds the lease; close the tensors."""
     device = torch.device(materials.recipe.device.split()[0])
     joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window, default_reward=settings.default_reward)
-    batches = MicroBatches(journal.db, materials.train, materials.task.labels)
+    influence = Influence(journal.db, cap=settings.influence_cap, trust=settings.trust)
+    batches = MicroBatches(journal.db, materials.train, materials.task.labels, influence)
     publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
     examiner = Examiner(materials.evaluator(device), journal, batches, trainer, publication)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ SELECT DISTINCT feedback.id FROM rows, json_each(rows.body, '$.new') AS introduc
 WHERE rows.row >= ? AND rows.kind = 'train' AND state IN (?, ?, ?) ORDER BY feedback.id
 """
 """By the rows' own word: a feedback that was released from quarantine names no row, and the one it had may stand again."""
+_LEARN = """
+UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, standing = ?, reason = '', uses = 1, agreement = (
+  SELECT iif(signal = 'up' OR (signal = 'rating' AND rating >= 0.5) OR feedback.label = predictions.label, score, 1.0 - score)
+  FROM predictions WHERE predictions.prediction_id = feedback.prediction_id
+) WHERE id = ?
+"""
 _NEVER_AGAIN = (State.FEEDBACK_STATE_RETRACTED, State.FEEDBACK_STATE_SUPERSEDED, State.FEEDBACK_STATE_REJECTED)
 
 
@@ -132,8 +139,11 @@ class Journal(Versions):
         with self.transaction() as db:
             row = self._append("train", recipe, body, digest)
             db.executemany(
-                "UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, reason = '', uses = 1 WHERE id = ?",
-                [(State.FEEDBACK_STATE_TRAINED, row.row, row.row, row.version, feedback) for feedback in batch.new],
+                _LEARN,
+                [
+                    (State.FEEDBACK_STATE_TRAINED, row.row, row.row, row.version, standing, feedback)
+                    for feedback, standing in zip(batch.new, batch.weights or repeat(1.0), strict=False)
+                ],
             )
             replayed = [(row.row, feedback) for feedback in batch.replayed]
             db.executemany("UPDATE feedback SET uses = uses + 1, last_row = ? WHERE id = ?", replayed)

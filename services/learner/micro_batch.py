@@ -11,6 +11,7 @@ from liveloop.errors import NotFound
 from liveloop.tasks import FeedbackExample, LabelledExample
 from liveloop.v1.events_pb2 import SOURCE_EXPERT
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.influence import Influence
 from services.learner.judgements import NOBODY
 
 _REPLAYABLE = (
@@ -41,15 +42,19 @@ class MicroBatch:
     feedback_examples: tuple[FeedbackExample, ...]  # of new, then of replayed
     task_examples: tuple[LabelledExample, ...]
     by_expert: tuple[bool, ...] = ()  # who said it, beside feedback_examples; none: no expert did
-    weights: tuple[float, ...] = ()  # what its judge's standing leaves of each one's weight, in [0, 1]; none: all of it
+    weights: tuple[float, ...] = ()  # what its judge's standing leaves of each one's weight, in (0, 1]; none: all of it
 
 
 class MicroBatches:
     """Chooses micro-batches, and builds again those that a row names."""
 
-    def __init__(self, db: sqlite3.Connection, task_rows: Sequence[LabelledExample], labels: Sequence[str]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, task_rows: Sequence[LabelledExample], labels: Sequence[str], influence: Influence | None = None
+    ) -> None:
+        """Without `influence` everybody's word weighs the same."""
         self._db = db
         self._task_rows = task_rows
+        self._influence = influence
         self._label_index: Mapping[str, int] = {label: index for index, label in enumerate(labels)}
 
     def waiting(self) -> int:
@@ -66,7 +71,11 @@ class MicroBatches:
         new = tuple(row[0] for row in rows)
         replayed = self._replay(max(nominal - len(new), min(len(new), nominal)), rng)
         task = tuple(rng.sample(range(len(self._task_rows)), min(nominal, len(self._task_rows))))
-        return self.build(new, replayed, task)
+        return self.build(new, replayed, task, self.weights(new, replayed))
+
+    def weights(self, new: Sequence[int], replayed: Sequence[int]) -> tuple[float, ...]:
+        """What the standing of their judges leaves of each one's weight now, in (0, 1]; empty: all of it."""
+        return self._influence.weights(new, replayed) if self._influence else ()
 
     def build(self, new: Sequence[int], replayed: Sequence[int], task: Sequence[int], weights: Sequence[float] = ()) -> MicroBatch:
         """The micro-batch of these ids. Raises NotFound when an example is no longer kept."""

@@ -101,12 +101,12 @@ class Bench:
         self.parts.journal.close()
         self.start()
 
-    def thumb(self, signal: int, *, held_out: bool = False, source: int = SOURCE_HUMAN) -> None:
+    def thumb(self, signal: int, *, held_out: bool = False, source: int = SOURCE_HUMAN, judge: bytes = b"j") -> None:
         of = prediction_id(self.sent, held_out=held_out)
         self.sent += 1
         prediction = PredictionEvent(prediction_id=of, input=Input(text="a good movie"), label="positive", version=1)
         prediction.created_at.GetCurrentTime()
-        event = FeedbackEvent(feedback=Feedback(feedback_id="x", prediction_id=of, thumb=signal, source=source), judge=b"j")
+        event = FeedbackEvent(feedback=Feedback(feedback_id="x", prediction_id=of, thumb=signal, source=source), judge=judge)
         event.accepted_at.GetCurrentTime()
         self.log.append([Event(prediction=prediction), Event(feedback=event)])
 

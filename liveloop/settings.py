@@ -6,10 +6,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from liveloop.errors import Misconfigured
+from liveloop.policy import Policy
 
 
 class Settings(BaseSettings):
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(4096, ge=1, description="padded tokens in one forward pass at most")
     max_text_bytes: int = Field(32_768, ge=1, description="bytes in one text at most")
 
+    policy: str = Field("argmax", description="which label is shown: argmax, epsilon:E or temperature:T; exploring costs right answers")
+    ask_share: float = Field(0.1, ge=0, le=1, description="of the stored answers, the most doubtful: those on which feedback_wanted is set")
+    holdout_share: float = Field(
+        0.0, ge=0, lt=1, description="share of users whom version 1 answers for good and who teach nothing; 0: nobody"
+    )
     canary_share: float = Field(1.0, gt=0, le=1, description="share of users who get the newest version, the rest the blessed one; 1: all")
 
     device: str = Field("auto", description="where the learner computes: auto, cpu, cuda, cuda:N")
@@ -113,6 +119,11 @@ class Settings(BaseSettings):
     scope: str = Field("", description="what is trained: all, no-embeddings, last-N, head, lora-R; empty: as `init` made it, no-embeddings")
     take_over: bool = Field(False, description="replace the head of another model in Redis; without it the learner stops with one sentence")
     seed: int = Field(0, ge=0, description="seed of the journal's random choices")
+
+    @field_validator("policy")
+    @classmethod
+    def _a_policy_that_can_be_followed(cls, text: str) -> str:
+        return Policy.parse(text).name
 
     @model_validator(mode="after")
     def _what_is_kept_covers_the_window(self) -> Self:

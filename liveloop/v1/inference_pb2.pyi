@@ -86,9 +86,11 @@ class PredictRequest(_message.Message):
     session_id: _builtins.str
     """Stands in for the asker where `user` is empty; at most 256 bytes."""
     store: _builtins.bool
-    """False: answered, not logged, no feedback token. True when absent."""
+    """False: answered with the model's best label whatever the serving policy, not logged, no feedback token. True when absent."""
     not_shown: _builtins.bool
-    """The answers may never be shown to a person: the default reward for unjudged answers does not apply to them."""
+    """The answers may never be shown to a person: they are the model's best labels whatever the serving policy, and the default reward for
+    unjudged answers does not apply to them.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Input]:
         """1 to 256 inputs, answered in this order."""
@@ -162,15 +164,15 @@ class Prediction(_message.Message):
     version: _builtins.int
     """The one version that computed it."""
     label: _builtins.str
-    """The label chosen."""
+    """The label to show: the serving policy's choice, the best one unless it explores."""
     propensity: _builtins.float
-    """Probability with which the serving policy chose `label`; 1 when it takes the best."""
+    """Probability with which the serving policy chose `label`, a multiple of 2^-24; 1 when it takes the best."""
     truncated: _builtins.bool
     """The input was longer than the model reads and was cut."""
     feedback_token: _builtins.str
     """The authority to judge this answer. Empty when it was not stored."""
     feedback_wanted: _builtins.bool
-    """A judgement of this answer would teach more than most: a page may ask for it."""
+    """A judgement of this answer would teach more than most: a page may ask for it. True for a set share of the stored answers at the most."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]:
         """All labels, best first; they sum to 1."""

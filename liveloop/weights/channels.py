@@ -1,7 +1,7 @@
-"""The channels of a canary: what each one serves, and whose answers come from which. Knows heads and hashes; knows no store and no bits.
+"""The channels: which version each one serves, and whose answers come from which. Knows heads and hashes; knows no store and no bits.
 
 Without a canary there is one channel, CURRENT. With one, a stable share of the askers is answered by the head's current version and the
-rest by its blessed one.
+rest by its blessed one. Where a pod holds users out, a stable share of all askers is answered by version 1, with a canary or without.
 """
 
 from __future__ import annotations
@@ -13,14 +13,25 @@ from liveloop.v1.weights_pb2 import ChainLink, Head
 
 
 class Channel(IntEnum):
-    """Which of the head's two versions; the numbers are those of the contract's `Channel`."""
+    """Which of the versions that the head names; the numbers are those of the contract's `Channel`."""
 
     CURRENT = 1
     BLESSED = 2
+    HOLDOUT = 3
 
 
-def channel_of(asker: bytes, share: float) -> Channel:
-    """The channel of the asker with this keyed hash; an asker who is in CURRENT at one `share` is so at every greater one."""
+FIRST = 1
+"""The version before any feedback: it answers those who are held out, and is kept for ever."""
+
+
+def channel_of(asker: bytes, share: float, holdout: float = 0.0) -> Channel:
+    """The channel of the asker with this keyed hash, 16 bytes.
+
+    An asker who is in CURRENT at one `share`, or held out at one `holdout`, is so at every greater one; the two have nothing to do with
+    each other.
+    """
+    if int.from_bytes(asker[8:], "big") < holdout * 2.0**64:
+        return Channel.HOLDOUT
     return Channel.CURRENT if int.from_bytes(asker[:8], "big") < share * 2.0**64 else Channel.BLESSED
 
 
@@ -29,12 +40,17 @@ def has_canary(head: Head) -> bool:
     return head.canary_share < 1.0
 
 
-def links_of(head: Head) -> dict[Channel, ChainLink]:
-    """The version of each channel in use. Raises BlobCorrupt when the head does not lead to its blessed version."""
-    links = {Channel.CURRENT: head.chain[-1]}
-    if has_canary(head):
-        named = {link.version: link for link in [*head.kept, *head.chain]}
-        if head.blessed not in named:
-            raise BlobCorrupt(f"the head does not lead to its blessed version {head.blessed}")
-        links[Channel.BLESSED] = named[head.blessed]
-    return links
+def channels_of(head: Head, *, holdout: bool = False) -> list[Channel]:
+    """The channels in use, CURRENT first; HOLDOUT where the pod holds users out."""
+    return [Channel.CURRENT, *[Channel.BLESSED] * has_canary(head), *[Channel.HOLDOUT] * holdout]
+
+
+def link_of(head: Head, channel: Channel) -> ChainLink:
+    """The version that a channel serves. Raises BlobCorrupt when the head does not lead to it."""
+    if channel is Channel.CURRENT:
+        return head.chain[-1]
+    version = FIRST if channel is Channel.HOLDOUT else head.blessed
+    named = {link.version: link for link in [*head.kept, *head.chain]}
+    if version not in named:
+        raise BlobCorrupt(f"the head does not lead to version {version}")
+    return named[version]

@@ -30,18 +30,20 @@ _FIRST_REST = 0.1
 class Copier:
     """Copies heads and the blobs they need, and remembers which blobs the target has."""
 
-    def __init__(self, source: WeightStore, target: WeightStore, *, kept: bool = True, take_over: bool = False) -> None:
-        """Copy from `source` to `target`: what its head names, and with `kept` the other versions it keeps.
+    def __init__(
+        self, source: WeightStore, target: WeightStore, *, kept: bool = True, holdout: bool = False, take_over: bool = False
+    ) -> None:
+        """Copy from `source` to `target`: what its head has pods serve, with `holdout` version 1 too, and with `kept` all that it keeps.
 
         `take_over` lets it replace the head of another model.
         """
         self._source, self._target = source, target
-        self._kept, self._take_over = kept, take_over
+        self._kept, self._holdout, self._take_over = kept, holdout, take_over
         self._records = Records(source, None)
         self._head: bytes | None = None  # copied last
         self._copied: set[str] = set()  # what it needs
         self._sure = False  # the target still has that, as far as is known
-        self._served: list[str] = []  # of that, what the current version needs and `mend` has not looked at yet
+        self._served: list[str] = []  # of that, what pods may serve and `mend` has not looked at yet
 
     def copy(self, blob: bytes) -> bool:
         """Make `blob` the target's head, its blobs first; False when it had everything.
@@ -54,7 +56,7 @@ class Copier:
         head = open_head(blob, None)
         before = self._target.head()
         expected = None if before is None else self._same_model(before, head.model_digest)
-        needed = self._records.needs(head, kept=self._kept)
+        needed = self._records.needs(head, kept=self._kept, holdout=self._holdout)
         there = self._copied if self._sure and before == self._head else set()  # with another head it was flushed, or went back
         missing = sorted(self._target.missing(needed - there))
         blobs = read_ahead(self._source, missing)
@@ -71,7 +73,7 @@ class Copier:
 
     def prune(self, blob: bytes) -> None:
         """Remove from the target what its head does not need, if that head is `blob`. Raises WeightsRefused, Unavailable."""
-        needed = self._records.needs(open_head(blob, None), kept=self._kept)
+        needed = self._records.needs(open_head(blob, None), kept=self._kept, holdout=self._holdout)
         if self._target.head() == blob:
             self._target.delete(set(self._target.names()) - needed)
 
@@ -93,13 +95,13 @@ class Copier:
         self._sure = False
 
     def mend(self) -> None:
-        """Read some of what the current version needs from the target, the next ones each time, and put back what is damaged.
+        """Read some of what pods may serve from the target, the next ones each time, and put back what is damaged.
 
         Raises:
             WeightsRefused, Unavailable: either store failed.
         """
         if not self._served and self._head is not None:
-            self._served = sorted(self._records.needs(open_head(self._head, None), kept=False))
+            self._served = sorted(self._records.needs(open_head(self._head, None), kept=False, holdout=True))
         names, self._served = self._served[:_MENDED], self._served[_MENDED:]
         for name in self._copied.intersection(names):
             try:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from liveloop.errors import BlobCorrupt
 from liveloop.v1.weights_pb2 import Head, Manifest, ModelBundle
-from liveloop.weights.channels import Channel, links_of
+from liveloop.weights.channels import Channel, channels_of, link_of
 from liveloop.weights.manifest import open_manifest
 from liveloop.weights.state import FlatState, chunk_bytes, chunk_count
 from liveloop.weights.store import WeightStore
@@ -77,15 +77,17 @@ class Records:
         """From a keyframe to the version that the head has this channel serve, by blob."""
         if channel is Channel.CURRENT:
             return dict(zip([link.manifest for link in head.chain], self.chain(head), strict=True))
-        line = self.line(links_of(head)[channel].manifest)
-        if list(line.values())[-1].version != head.blessed:
-            raise BlobCorrupt(f"the manifest of the blessed version {head.blessed} is of another one")
+        link = link_of(head, channel)
+        line = self.line(link.manifest)
+        if list(line.values())[-1].version != link.version:
+            raise BlobCorrupt(f"the manifest of version {link.version} is of another one")
         return line
 
-    def needs(self, head: Head, *, kept: bool = True) -> set[str]:
-        """The blobs of the versions that the head has pods serve, and with `kept` those of every version it keeps."""
+    def needs(self, head: Head, *, kept: bool = True, holdout: bool = False) -> set[str]:
+        """The blobs of the versions that the head has pods serve, with `holdout` version 1's too, with `kept` of all that it keeps."""
         names: set[str] = set()
-        for link in [*links_of(head).values(), *(head.kept if kept else [])]:
+        served = [link_of(head, channel) for channel in channels_of(head, holdout=holdout)]
+        for link in [*served, *(head.kept if kept else [])]:
             if link.manifest not in names:
                 names.update(self._needs(self.line(link.manifest)))
         return names

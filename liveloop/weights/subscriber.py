@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from liveloop.errors import BlobMissing, HeadConflict, StaleHead, Unavailable, WeightsRefused, WrongLayout
 from liveloop.telemetry import logger
 from liveloop.v1.weights_pb2 import Head, Layout, Manifest, ModelBundle
-from liveloop.weights.channels import Channel, has_canary
+from liveloop.weights.channels import Channel, channels_of
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.layout import check_layout, layout_digest
 from liveloop.weights.manifest import HeadKey, accepted_times, head_key, open_head
@@ -53,16 +53,18 @@ class Update:
 
 
 class Subscriber:
-    """A verified copy of the current version, and with a canary of the blessed one. For one thread, but for `keep_local`."""
+    """A verified copy of each version that pods serve: see `channels_of`. For one thread, but for `keep_local`."""
 
     bundle: ModelBundle
     layout: Layout
     served: Mapping[Channel, VersionedState]  # the channels in use; CURRENT stays the same object from `start` on
     head: Head  # the newest one that was taken
 
-    def __init__(self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: DirectoryStore | None = None) -> None:
-        """Follow `store`; `local` is where the last good copy is kept and where `start` finds it again."""
-        self._store, self._local = store, local
+    def __init__(
+        self, store: WeightStore, verify_key: Ed25519PublicKey, *, local: DirectoryStore | None = None, holdout: bool = False
+    ) -> None:
+        """Follow `store`; `local` is where the last good copy is kept and where `start` finds it again; `holdout` keeps version 1 too."""
+        self._store, self._local, self._holdout = store, local, holdout
         self._verify_key = verify_key
         self._records = Records(store, verify_key)
         self._head_blob = b""
@@ -163,7 +165,7 @@ class Subscriber:
     def keep_local(self) -> None:
         """Make `local` a copy of the versions that are served. Raises WeightsRefused, Unavailable."""
         if self._local is not None:
-            copier = Copier(self._store, self._local, kept=False, take_over=True)
+            copier = Copier(self._store, self._local, kept=False, holdout=self._holdout, take_over=True)
             while True:
                 blob = self._head_blob
                 try:
@@ -194,10 +196,11 @@ class Subscriber:
         digest = layout_digest(bundle.layout)
         if any(manifest.layout_digest != digest for manifest in line):
             raise WrongLayout("a manifest is for another layout than its model's")
-        served = {Channel.CURRENT: VersionedState(records.restore(line, bundle.layout.total), line[-1])}
-        if has_canary(head):
-            served[Channel.BLESSED] = served[Channel.CURRENT].twin()
-            served[Channel.BLESSED].move(records, list(records.line_of(head, Channel.BLESSED).values()))
+        current = VersionedState(records.restore(line, bundle.layout.total), line[-1])
+        served = {Channel.CURRENT: current}
+        for channel in channels_of(head, holdout=self._holdout)[1:]:
+            served[channel] = current.twin()
+            served[channel].move(records, list(records.line_of(head, channel).values()))
         self.bundle, self.layout, self.served = bundle, bundle.layout, served
         self.head, self._head_blob, self._seen = head, blob, head_key(head)
 
@@ -226,9 +229,9 @@ class Subscriber:
         self._seen = head_key(head)
         if self._seen == head_key(self.head):
             return
-        served = dict(self.served) if has_canary(head) else {Channel.CURRENT: self.served[Channel.CURRENT]}
-        if has_canary(head) and Channel.BLESSED not in served:
-            served[Channel.BLESSED] = served[Channel.CURRENT].twin()  # before that moves on
+        current = self.served[Channel.CURRENT]
+        wanted = channels_of(head, holdout=self._holdout)
+        served = {channel: self.served.get(channel) or current.twin() for channel in wanted}  # before the current one moves on
         used: list[str] = []
         for channel, held in served.items():
             line = self._records.line_of(head, channel)

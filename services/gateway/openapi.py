@@ -29,6 +29,7 @@ _NOTES = {
     "Prediction.propensity": "Probability with which the serving policy chose the label.",
     "Prediction.truncated": "The text was longer than the model reads and was cut.",
     "Prediction.feedback_token": "The authority to judge this answer; empty when it cannot be judged.",
+    "Prediction.feedback_wanted": "A judgement of this answer would teach more than most: ask for it.",
     "Feedback.feedback_id": "A UUID of your choice: sent again, it counts once. Made by the server when empty.",
     "Feedback.prediction_id": "The prediction that is judged.",
     "Feedback.feedback_token": "As it came with the prediction.",

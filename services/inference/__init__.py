@@ -6,6 +6,7 @@ replica.py   Replica: a served set of fp32 weights for each channel, and one tha
 tally.py     Tally: what each channel answered, and how long it took
 requests.py  what a caller may send
 intake.py    where events go, and what is told to those who handed them in
+predictions.py  PredictionDesk: from a computed answer to what is shown and logged; asking.py: Asking, what is worth a judgement
 feedback.py  FeedbackDesk: one judgement, from who may judge to its ack; examples.py: ExampleDesk, one labelled row
 pod.py       Pod: a verified version, loaded and ready to be served
 server.py    InferenceServicer: the contract's methods, and the one place where an error becomes a gRPC status

@@ -24,6 +24,7 @@ from liveloop import __version__, keys, tls, tracing
 from liveloop.admission import Access, open_access
 from liveloop.errors import LiveloopError, Misconfigured, sentence
 from liveloop.events import open_intake
+from liveloop.policy import Policy
 from liveloop.ports import require_free
 from liveloop.private import keep_private
 from liveloop.settings import Settings, load_settings
@@ -137,7 +138,18 @@ async def _serving(
         head = pod.subscriber.head
         return Serving(pod.replica.version, head.blessed, head.canary_share)
 
-    servicer = InferenceServicer(pod.task, batcher, intake, tokens, max_text_bytes=settings.max_text_bytes, serving=serving, access=access)
+    servicer = InferenceServicer(
+        pod.task,
+        batcher,
+        intake,
+        tokens,
+        max_text_bytes=settings.max_text_bytes,
+        serving=serving,
+        access=access,
+        policy=Policy.parse(settings.policy),
+        ask_share=settings.ask_share,
+        holdout_share=settings.holdout_share,
+    )
     add_InferenceServiceServicer_to_server(servicer, server)
     probes = health.aio.HealthServicer()
     add_HealthServicer_to_server(probes, server)

@@ -1,6 +1,6 @@
 """Turns what queued while the model was busy into the next batches. Knows asyncio and lengths; knows no gRPC and no model.
 
-It never waits for company: an input that finds the model free runs at once, alone. A batch is of one channel; where both channels wait,
+It never waits for company: an input that finds the model free runs at once, alone. A batch is of one channel; where several channels wait,
 their batches take turns.
 """
 
@@ -131,9 +131,9 @@ class Batcher:
 
     def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
         """Cut what queued into batches of one channel each, in turns; the channel that ran last comes last."""
-        queues = [[item for item in items if item.channel is channel] for channel in Channel]
-        by_turns = queues if self._last is not Channel.CURRENT else queues[::-1]
-        batches = [cut(sorted(queue, key=lambda item: len(item.encoded.tokens)), self._batch_tokens) for queue in by_turns]
+        by_turns = sorted(Channel, key=lambda channel: (channel - self._last - 1) % len(Channel))
+        queues = [[item for item in items if item.channel is channel] for channel in by_turns]
+        batches = [cut(sorted(queue, key=lambda item: len(item.encoded.tokens)), self._batch_tokens) for queue in queues]
         return (batch for turn in zip_longest(*batches) for batch in turn if batch)
 
     async def _answer(self, batch: Sequence[_Item]) -> None:

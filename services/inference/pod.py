@@ -52,13 +52,13 @@ def load_pod(settings: Settings, stopping: threading.Event) -> Pod | None:
     distributed = not settings.weights.startswith("file:")
     local = DirectoryStore(_copy_folder(settings)) if distributed else None
     store = open_store(settings.weights, password_file=settings.redis_password_file, ca_file=settings.redis_ca_file)
-    subscriber = Subscriber(store, keys.verify_key(settings), local=local)
+    subscriber = Subscriber(store, keys.verify_key(settings), local=local, holdout=settings.holdout_share > 0.0)
     if not _start(subscriber, stopping):
         return None
     task = Classification(subscriber.bundle)
     replica = Replica(task, subscriber.layout, subscriber.state.bits, subscriber.version)
-    if blessed := subscriber.served.get(Channel.BLESSED):
-        replica.open(Channel.BLESSED, blessed.state.bits, blessed.version)
+    for channel in subscriber.served.keys() - {Channel.CURRENT}:
+        replica.open(channel, subscriber.served[channel].state.bits, subscriber.served[channel].version)
     name = settings.pod or f"{socket.gethostname()}-{os.getpid()}"
     return Pod(name, subscriber, task, replica, Tally(), keeps_copy=distributed)
 

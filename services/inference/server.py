@@ -17,17 +17,19 @@ from uuid_utils import uuid7
 from liveloop import tracing
 from liveloop.admission import Access
 from liveloop.errors import LiveloopError
+from liveloop.policy import ARGMAX, Policy
 from liveloop.rpc import details_of
 from liveloop.tasks import Encoded, Task
 from liveloop.telemetry import announce, counter, gauge, histogram, logger
-from liveloop.times import timestamp
-from liveloop.v1 import events_pb2, inference_pb2
+from liveloop.v1 import inference_pb2
 from liveloop.v1.inference_pb2_grpc import InferenceServiceServicer
 from liveloop.weights.channels import Channel, channel_of
-from services.inference.batcher import Batcher, Computed
+from services.inference.asking import Asking
+from services.inference.batcher import Batcher
 from services.inference.examples import ExampleDesk
 from services.inference.feedback import FeedbackDesk
 from services.inference.intake import Intake, acks_of
+from services.inference.predictions import PredictionDesk
 from services.inference.requests import MAX_ITEMS, check_count, texts_of
 from services.inference.tokens import Tokens
 
@@ -85,17 +87,22 @@ class InferenceServicer(InferenceServiceServicer):
         max_text_bytes: int,
         serving: Callable[[], Serving],
         access: Access | None = None,
+        policy: Policy = ARGMAX,
+        ask_share: float = 0.0,
+        holdout_share: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`serving` tells what is served now; `access` lets callers in, everybody where None; `clock` is Unix seconds."""
+        """`serving` tells what is served now; `access` lets callers in, everybody where None; `clock` is Unix seconds.
+
+        The two shares are of the answers that feedback is asked for, and of the users whom version 1 answers.
+        """
         self.access = access or Access()
         self._task = task
         self._batcher = batcher
-        self._intake = intake
-        self._tokens = tokens
         self._max_text_bytes = max_text_bytes
         self._serving = serving
-        self._clock = clock
+        self._holdout_share = holdout_share
+        self._predictions = PredictionDesk(intake, tokens, labels=task.labels, policy=policy, asking=Asking(ask_share), clock=clock)
         self._feedback = FeedbackDesk(intake, tokens, labels=task.labels, clock=clock)
         self._examples = ExampleDesk(intake, tokens, labels=task.labels, max_text_bytes=max_text_bytes, clock=clock)
         gauge("queue_depth").set_function(lambda: batcher.depth)
@@ -113,7 +120,7 @@ class InferenceServicer(InferenceServiceServicer):
             names = [str(uuid7()) for _ in inputs]
             computed = await self._batcher.submit(inputs, channels=self._channels(request, names), deadline=deadline)
             found = zip(names, request.inputs, inputs, computed, strict=True)
-            return inference_pb2.PredictResponse(predictions=[self._prediction(request, *each) for each in found])
+            return inference_pb2.PredictResponse(predictions=[self._predictions.answer(request, *each) for each in found])
 
     @answers_errors
     async def SubmitFeedback(self, request: inference_pb2.SubmitFeedbackRequest, _: Context) -> inference_pb2.SubmitFeedbackResponse:
@@ -148,55 +155,11 @@ class InferenceServicer(InferenceServiceServicer):
         return await asyncio.to_thread(self._task.encode, texts)
 
     def _channels(self, request: inference_pb2.PredictRequest, names: Sequence[str]) -> list[Channel]:
-        """Who answers each of these predictions; nothing without a canary."""
+        """Who answers each of these predictions; nothing where there is one version for all."""
         share = self._serving().canary_share
-        if share >= 1.0:
+        if share >= 1.0 and not self._holdout_share:
             return []
-        return [channel_of(self._asker(request, name), share) for name in names]
-
-    def _asker(self, request: inference_pb2.PredictRequest, name: str) -> bytes:
-        return self._tokens.asker(user=request.user, session_id=request.session_id, prediction_id=name)
-
-    def _prediction(
-        self, request: inference_pb2.PredictRequest, name: str, asked: events_pb2.Input, encoded: Encoded, computed: Computed
-    ) -> inference_pb2.Prediction:
-        answer, labels = computed.answer, self._task.labels
-        ranked = sorted(zip(labels, answer.probabilities, strict=True), key=lambda pair: -pair[1])
-        prediction = inference_pb2.Prediction(
-            prediction_id=name,
-            version=computed.version,
-            label=labels[answer.label],
-            scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in ranked],
-            propensity=answer.propensity,
-            truncated=encoded.truncated,
-        )
-        if not request.HasField("store") or request.store:
-            prediction.feedback_token = self._record(request, asked, prediction, computed)
-        return prediction
-
-    def _record(
-        self, request: inference_pb2.PredictRequest, asked: events_pb2.Input, prediction: inference_pb2.Prediction, computed: Computed
-    ) -> str:
-        """Put the prediction into the log's queue and make its token; an empty one where the log sheds it."""
-        name, answer = prediction.prediction_id, computed.answer
-        asker = self._asker(request, name)
-        event = events_pb2.PredictionEvent(
-            prediction_id=name,
-            input=asked,
-            label=prediction.label,
-            version=prediction.version,
-            propensity=prediction.propensity,
-            score=answer.probabilities[answer.label],
-            asker=asker,
-            tags=request.tags,
-            created_at=timestamp(self._clock()),
-            channel=events_pb2.Channel.ValueType(computed.channel),
-            not_shown=request.not_shown,
-            traceparent=tracing.traceparent(),
-        )
-        if not self._intake.offer(events_pb2.Event(prediction=event)):
-            return ""
-        return self._tokens.sign(name, asker=asker, version=prediction.version, propensity=prediction.propensity)
+        return [channel_of(self._predictions.asker(request, name), share, self._holdout_share) for name in names]
 
 
 @contextmanager

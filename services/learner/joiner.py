@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from blake3 import blake3
 
 from liveloop.times import unix_seconds
-from liveloop.v1.events_pb2 import CHANNEL_BLESSED, Event, ExampleEvent, FeedbackEvent, PodReport, PredictionEvent
+from liveloop.v1.events_pb2 import CHANNEL_BLESSED, CHANNEL_HOLDOUT, Event, ExampleEvent, FeedbackEvent, PodReport, PredictionEvent
 from liveloop.v1.learner_pb2 import FeedbackState as State
 from services.learner.judgements import INSERT, NOBODY, Judgement, of_example, of_feedback, of_silence
 from services.learner.retention import ROUND, Retention, time_of
@@ -33,10 +33,11 @@ LIVE = (
 FINAL = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
 """Given up, or refused: also by an operator, for whom a dropped judgement remains the last word of its judge."""
 _ORPHAN = "its prediction was not read within the feedback window"
+_ASKER_HELD_OUT = "version 1 answered it: its asker is held out, to show what the others gain from learning"
 _NOT_PENDING = tuple(state for state in State.values() if state != State.FEEDBACK_STATE_PENDING)
 _NEW_PREDICTION = "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _JUDGEMENTS = """
-SELECT id, judge, state, signal, feedback.label, accepted_at, created_at, predictions.label
+SELECT id, judge, state, signal, feedback.label, accepted_at, created_at, predictions.label, channel
 FROM predictions JOIN feedback USING (prediction_id) WHERE prediction_id = ? AND judge IN (?, ?)
 ORDER BY accepted_at DESC, feedback_id DESC
 """
@@ -99,7 +100,7 @@ class Joiner:
             age = accepted_at - made_at
             self._set(feedback, State.FEEDBACK_STATE_EXPIRED, self._late(age) if made_at and age > self._window else _ORPHAN)
         unjudged = self._retention.unjudged(limit)
-        rewarded = [one for one in unjudged if not one.not_shown] if self._default_reward is not None else []
+        rewarded = [one for one in unjudged if one.may_teach] if self._default_reward is not None else []
         for one in rewarded:
             self._add(of_silence(one.prediction_id, one.created_at + self._window, self._default_reward))
         self.resolve()
@@ -206,7 +207,7 @@ class Joiner:
         """Settle all judgements of one prediction by one judge; False without the prediction: they wait."""
         found = self._db.execute(_JUDGEMENTS, (prediction_id, judge, NOBODY)).fetchall()
         said: int | None = None  # what a later judgement makes of those before it
-        for feedback, by, state, signal, label, accepted_at, created_at, answered in found:
+        for feedback, by, state, signal, label, accepted_at, created_at, answered, channel in found:
             refusal = self._refusal(signal, label if signal == "correction" else answered, accepted_at - created_at if by else 0.0)
             outcome: tuple[int, str] | None = None
             if by != judge:
@@ -221,7 +222,8 @@ class Joiner:
             else:
                 said = State.FEEDBACK_STATE_SUPERSEDED
                 if state not in (LIVE if by else _NOT_PENDING):  # a default reward that was superseded stays so
-                    outcome = (State.FEEDBACK_STATE_HELD_OUT if is_held_out(prediction_id) else State.FEEDBACK_STATE_JOINED, "")
+                    why = _ASKER_HELD_OUT if channel == CHANNEL_HOLDOUT else ""
+                    outcome = (State.FEEDBACK_STATE_HELD_OUT if why or is_held_out(prediction_id) else State.FEEDBACK_STATE_JOINED, why)
             if outcome and state not in FINAL:
                 self._set(feedback, *outcome, was=state)
         return bool(found)

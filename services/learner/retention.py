@@ -9,6 +9,7 @@ import sqlite3
 import uuid
 from dataclasses import dataclass
 
+from liveloop.v1.events_pb2 import CHANNEL_HOLDOUT
 from liveloop.v1.learner_pb2 import FeedbackState as State
 
 ROUND = 5000
@@ -18,7 +19,7 @@ _WORK_KEPT = 3600.0
 
 _PENDING = "SELECT id, prediction_id, accepted_at FROM feedback WHERE state = ? AND id > ? ORDER BY id LIMIT ?"
 _UNJUDGED = """
-SELECT prediction_id, created_at, not_shown FROM predictions WHERE prediction_id >= ? AND prediction_id < ?
+SELECT prediction_id, created_at, NOT not_shown AND channel != ? FROM predictions WHERE prediction_id >= ? AND prediction_id < ?
 AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.prediction_id = predictions.prediction_id) ORDER BY prediction_id LIMIT ?
 """
 _IN_USE = "SELECT 1 FROM feedback WHERE feedback.prediction_id = ? AND (state = ? OR last_row >= ?)"
@@ -53,7 +54,7 @@ class Unjudged:
 
     prediction_id: str
     created_at: float
-    not_shown: bool
+    may_teach: bool  # somebody may have seen it, and whoever did is not held out
 
 
 class Retention:
@@ -80,7 +81,7 @@ class Retention:
     def unjudged(self, limit: float) -> list[Unjudged]:
         """At most ROUND predictions of before `limit`, Unix seconds, without any feedback: the caller judges or removes each."""
         until = first_id(limit)
-        found = [Unjudged(*row) for row in self._db.execute(_UNJUDGED, (self._frontier, until, ROUND))]
+        found = [Unjudged(*row) for row in self._db.execute(_UNJUDGED, (CHANNEL_HOLDOUT, self._frontier, until, ROUND))]
         self._frontier = found[-1].prediction_id if len(found) == ROUND else max(self._frontier, until)
         return found
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from liveloop.errors import BlobCorrupt, BlobMissing
 from liveloop.weights import publisher as publishing
-from liveloop.weights.channels import Channel, channel_of, links_of
+from liveloop.weights.channels import Channel, channel_of, link_of
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_head
 from liveloop.weights.manifest import open_manifest
@@ -214,7 +214,7 @@ def test_a_head_that_does_not_lead_to_its_blessed_version_is_refused(store: Dire
     head = read_head(store, KEY.public_key())
     head.blessed = 7
     with pytest.raises(BlobCorrupt):
-        links_of(head)
+        link_of(head, BLESSED)
 
 
 def test_the_last_good_copy_holds_both_channels(store: DirectoryStore, versions: Versions, tmp_path: Path) -> None:

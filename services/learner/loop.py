@@ -115,6 +115,11 @@ class LearnerLoop:
             self._rollback.take_back(parts.publication.blessed, why)
         self._chores()
 
+    @property
+    def is_quiet(self) -> bool:
+        """All that was read is learnt from and settled, and the newest version is evaluated."""
+        return not (self._waiting() or self._settles or self._parts.examiner.has_work)
+
     def _waiting(self) -> int:
         """Feedbacks to learn from now: none while training is paused."""
         waiting, paused = self._parts.batches.waiting(), self._parts.journal.is_paused()

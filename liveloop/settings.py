@@ -107,6 +107,7 @@ class Settings(BaseSettings):
         0.01, gt=0, le=1, description="of the last 1,000 feedbacks what one judge weighs at most, or 3 / number of judges; 1: no cap"
     )
     trust: bool = Field(False, description="weigh a judge less who agrees with the model less often than others do")
+    burst_quarantine: bool = Field(False, description="set aside what a few accounts say that suddenly give much of the feedback")
     warm_up: int = Field(10, ge=0, description="steps from fresh moments over which the learning rate rises to its full height")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="per step: served = decay * served + (1 - decay) * master; less after a pause")
     clip_norm: float = Field(1.0, gt=0, description="L2 norm to which gradients are clipped")

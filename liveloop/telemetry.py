@@ -83,7 +83,7 @@ _CLOSED: dict[str, tuple[tuple[str, ...], ...]] = {
     "weight_update_duration_seconds": (("fetch", "patch", "keyframe", "flip"),),
     "versions_published_total": (("init", "train", "settle", "consolidate", "reset", "rebase"),),
     "calls_limited_total": (("key", "user", "address"),),
-    "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse"),),
+    "guard_decisions_total": (("bless", "watch", "promote", "rollback", "refuse", "burst"),),
 }
 """The values of each label, where they are known beforehand."""
 

@@ -3,7 +3,7 @@
 joiner.py         what becomes of a feedback, whatever the order in which events arrive
 judgements.py     a judgement as the table has it; retention.py: what goes from the join store, and when
 micro_batch.py    what one step learns from; experts.py: what experts' words weigh in it
-influence.py      what a judge's word weighs beside everybody else's
+influence.py      what a judge's word weighs beside everybody else's; bursts.py: a few accounts that suddenly give much
 trainer.py        master, moments and EMA; one optimiser step
 guard.py          the cheap checks before a step
 journal.py        the append-only record of every step and decision; lease.py: who may write it

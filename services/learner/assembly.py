@@ -8,6 +8,7 @@ from liveloop.events import EventLog
 from liveloop.settings import Settings
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
+from services.learner.bursts import Bursts
 from services.learner.examiner import Examiner
 from services.learner.influence import Influence
 from services.learner.joiner import Joiner
@@ -43,10 +44,11 @@ def assemble(
     joiner = Joiner(journal.db, labels=materials.task.labels, window=settings.feedback_window, default_reward=settings.default_reward)
     influence = Influence(journal.db, cap=settings.influence_cap, trust=settings.trust)
     batches = MicroBatches(journal.db, materials.train, materials.task.labels, influence)
+    bursts = Bursts(journal.db) if settings.burst_quarantine else None
     publication = Publication(publisher, journal, mirror, gated=settings.publish == "gated")
     examiner = Examiner(materials.evaluator(device), journal, batches, trainer, publication)
     tensors = TensorCache(settings.data / "tensors", history=settings.history)
-    return Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors, orders=orders or Orders())
+    return Parts(log, journal, joiner, batches, trainer, publication, examiner, tensors, bursts=bursts, orders=orders or Orders())
 
 
 def new_loop(settings: Settings, materials: Materials, parts: Parts) -> LearnerLoop:

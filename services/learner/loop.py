@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from liveloop import crash, telemetry, tracing
 from liveloop.errors import NotNow, Unavailable, WeightsRefused
+from services.learner.bursts import Burst
 from services.learner.forget import Forgetting
 from services.learner.journal import By
 from services.learner.micro_batch import MicroBatch, Trace
@@ -149,7 +150,11 @@ class LearnerLoop:
     def _step(self) -> None:
         parts, recipe = self._parts, self._recipe
         self._last_start = time.monotonic()
+        if parts.bursts and (burst := parts.bursts.waiting(self._pace.micro_batch_limit)):
+            self._set_aside(burst)
         batch = parts.batches.choose(nominal=recipe.micro_batch, limit=self._pace.micro_batch_limit, rng=self._rng)
+        if not batch.new:
+            return
         with _traced(parts.batches.traces(batch.new)):
             self._learn(batch)
 
@@ -194,6 +199,12 @@ class LearnerLoop:
             given_back = [one for refused in self._refused for one in refused]
             why = f"{_REFUSALS} steps in a row were refused; the last: {why}"
             self._rollback.take_back(self._parts.publication.blessed, why, given_back)
+
+    def _set_aside(self, burst: Burst) -> None:
+        _log.warning("feedback was set aside", reason=burst.why, feedback=len(burst.feedback))
+        telemetry.counter("guard_decisions_total").labels("burst").inc()
+        self._parts.journal.quarantine(burst.feedback, burst.why)
+        self._parts.journal.note("burst", self._recipe, why=burst.why, feedback=burst.feedback)
 
     def _begin_anew(self) -> None:
         """Other weights were journalled: what was under way is of the old ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from liveloop.events import EventLog
+from services.learner.bursts import Bursts
 from services.learner.examiner import Examiner
 from services.learner.guard import Guard
 from services.learner.joiner import Joiner
@@ -28,5 +29,6 @@ class Parts:
     publication: Publication
     examiner: Examiner
     tensors: TensorCache
+    bursts: Bursts | None = None
     guard: Guard = field(default_factory=Guard)
     orders: Orders = field(default_factory=Orders)

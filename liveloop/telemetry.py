@@ -59,6 +59,9 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "learner_paused": ("1 while no steps are taken, by the word of an operator or the guard.", ()),
     "learner_rebuild_progress": ("Share of the rows redone, while training is redone without what was erased; 0 when it is not.", ()),
     "evaluation_score": ("The last full evaluation.", ("metric", "split")),
+    "live_accuracy": ("Share of the newest judged answers that were right, by what they have in common.", ("slice",)),
+    "live_judged": ("Judgements that this share is of.", ("slice",)),
+    "holdout_uplift": ("Live accuracy of users served by what was learnt, less that of those held out; 95 %.", ("bound",)),
     "build_info": ("Always 1; what runs here.", ("version", "service")),
 }
 _HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {

@@ -22,6 +22,10 @@ INSERT OR IGNORE INTO feedback
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 """Takes the fields of a judgement in their order, and its state."""
+REWARD = """
+CASE signal WHEN 'up' THEN 1.0 WHEN 'rating' THEN rating WHEN 'correction' THEN feedback.label = predictions.label ELSE 0.0 END
+"""
+"""How right an answer was by what was said of it, in [0, 1], where `feedback` is joined with `predictions`."""
 
 
 class Judgement(NamedTuple):

@@ -14,6 +14,7 @@ from liveloop.errors import NotNow, Unavailable, WeightsRefused
 from services.learner.bursts import Burst
 from services.learner.forget import Forgetting
 from services.learner.journal import By
+from services.learner.live import LiveAccuracy
 from services.learner.micro_batch import MicroBatch, Trace
 from services.learner.operator import Operator
 from services.learner.parts import Parts
@@ -59,6 +60,7 @@ class LearnerLoop:
         forgetting = Forgetting(parts, recipe, self.save, self._go_on)
         self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting, self._reader)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
+        self._live = LiveAccuracy(parts.journal.db)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0
@@ -236,6 +238,7 @@ class LearnerLoop:
             return
         self._chores_at = time.monotonic()
         parts.publication.check()
+        self._live.refresh()
         if parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history):
             self._chores_at -= _CHORES - _RELEASE
         kept = parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history)

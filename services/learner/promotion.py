@@ -16,6 +16,7 @@ from liveloop.weights.channels import Channel
 from services.learner.canary import Decision, Finding, Judgement, Work, decide
 from services.learner.joiner import LIVE
 from services.learner.journal import By, Journal
+from services.learner.judgements import REWARD
 from services.learner.publication import Publication
 
 _LOOK_EVERY = 5.0
@@ -28,10 +29,9 @@ _WORKED_WITHIN = 1800.0
 """Seconds for which a pod's report counts."""
 _CHANNELS = f"(channel = {Channel.CURRENT} AND answered_by > :after OR channel = {Channel.BLESSED} AND answered_by = :blessed)"
 _JUDGEMENTS = f"""
-SELECT channel, judge, CASE signal WHEN 'down' THEN 1.0 WHEN 'rating' THEN 1 - rating WHEN 'correction' THEN said != answered ELSE 0.0 END
-FROM (SELECT id, prediction_id, judge, signal, rating, label AS said, state FROM feedback
-  WHERE judge != x'' ORDER BY id DESC LIMIT {_NEWEST}) -- without default rewards: nobody's judgement
-JOIN (SELECT prediction_id, channel, version AS answered_by, label AS answered, created_at FROM predictions) USING (prediction_id)
+SELECT channel, judge, 1 - ({REWARD}) FROM (SELECT id, prediction_id, judge, signal, rating, label, state FROM feedback
+  WHERE judge != x'' ORDER BY id DESC LIMIT {_NEWEST}) AS feedback -- without default rewards: nobody's judgement
+JOIN (SELECT prediction_id, channel, version AS answered_by, label, created_at FROM predictions) AS predictions USING (prediction_id)
 WHERE state IN ({",".join(map(str, LIVE))}) AND created_at > :since AND {_CHANNELS} ORDER BY id DESC
 """  # noqa: S608  no input in it
 _WORK = f"""

@@ -4,6 +4,9 @@ loop.py       a whole loop from outside: freshness, latency, throughput
 weights.py    patches, publish to flip, and a full push beside them
 swap.py       what updates cost those who wait for answers
 events.py     from an outbox to Kafka and from Kafka into the journal; plain_kafka.py: kafka-python beside it
+learning.py   how well the loop learns: which runs; learning_run.py: one of them; learning_table.py: what they come to
+subjects.py   what is learnt: real texts and what real people said of them
+closed_loop.py the learner's own loop in one process, with simulated people
 recorded.py   recorded steps: real optimiser steps of the demo's model, as the versions that are served
 patches.py    one recording's patches: bytes and milliseconds, beside the baselines
 delivery.py   from a publish to the flip of one pod or of many
@@ -35,6 +38,7 @@ def bench_app() -> typer.Typer:
     app.command("weights")(_weights)
     app.command("swap")(_swap)
     app.command("events")(_events)
+    app.command("learning")(_learning)
     return app
 
 
@@ -111,3 +115,19 @@ def _events(
 
     extent = Extent(events=events, rounds=rounds, predict_seconds=predict_seconds)
     bench_events(load_settings(), extent, kafka=kafka, as_json=as_json, console=Console(stderr=as_json))
+
+
+def _learning(
+    *,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each kind; the table has their means.")] = 1,
+    line: Annotated[str, typer.Option(help="One line of the table, whole: movie, tri, news or drift.")] = "",
+    full: Annotated[bool, typer.Option("--full", help="Every line, and K = 2 with every objective and scope: hours.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What thumbs teach beside true labels, on real raters, through the product's own loop; finished runs are kept, so it goes on."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.learning import bench_learning
+
+    bench_learning(load_settings(), seeds=seeds, full=full, line=line, as_json=as_json, console=Console(stderr=as_json))

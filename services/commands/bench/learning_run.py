@@ -67,22 +67,26 @@ def visits(subject: Subject, domain: Domain, rng: random.Random) -> Iterator[Vis
         yield Visit(item, rng.choices(judges, activity)[0], contrary=contrary)
 
 
+Feed = Callable[[Subject, Domain, random.Random], Iterator[Visit]]
+
+
 def frozen(subject: Subject) -> Curve:
     """How good version 1 is."""
     return Curve(points=[{"judged": 0, **_test(subject, widen(subject.bits))}])
 
 
-def online(settings: Settings, subject: Subject, arm: str, seed: int, checkpoints: Sequence[int], progress: Progress) -> Curve:
-    """Run thumbs or labels through a closed loop; `checkpoints` are numbers of judgements of each stream."""
+def online(
+    settings: Settings, subject: Subject, arm: str, seed: int, checkpoints: Sequence[int], progress: Progress, *, feed: Feed = visits
+) -> Curve:
+    """Run thumbs or labels through a closed loop; `checkpoints` are numbers of judgements of each stream, `feed` is who comes."""
     curve, rng = Curve(), random.Random(f"visits/{seed}")
     with closed_loop(settings.model_copy(update={"seed": seed}), subject) as loop:
         curve.points.append({"judged": 0, **_tested(loop, subject)})
         run = _Run(loop, arm, random.Random(f"votes/{seed}"), curve, progress, total=len(subject.streams) * checkpoints[-1])
         for domain in subject.streams:
-            begun = curve.judged
-            feed = visits(subject, domain, rng)
+            begun, shown = curve.judged, feed(subject, domain, rng)
             for checkpoint in checkpoints:
-                run.until(begun + checkpoint, feed)
+                run.until(begun + checkpoint, shown)
                 everything = checkpoint == checkpoints[-1]
                 tested = _tested(loop, subject) if everything else _tested(loop, subject, only=domain.name)
                 curve.points.append({"judged": curve.judged, "after": domain.name, **tested})
@@ -149,7 +153,7 @@ class _Run:
 
 
 def _tested(loop: ClosedLoop, subject: Subject, *, only: str = "") -> dict[str, float]:
-    tests = [one for one in (subject.old, *subject.streams) if not only or one.name == only]
+    tests = [one for one in subject.tests if not only or one.name == only]
     found = {one.name: loop.right([item.text for item in one.test], [item.label for item in one.test]) for one in tests}
     return {name: sum(right) / len(right) for name, right in found.items()}
 
@@ -158,7 +162,7 @@ def _test(subject: Subject, flat: torch.Tensor) -> dict[str, float]:
     task = Classification(subject.bundle)
     model = task.new_model(subject.bundle.layout, flat)
     found = {}
-    for one in (subject.old, *subject.streams):
+    for one in subject.tests:
         chosen = choose(task, model, [item.text for item in one.test])
         found[one.name] = sum(task.labels[at] == item.label for at, item in zip(chosen, one.test, strict=True)) / len(one.test)
     return found

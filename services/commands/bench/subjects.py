@@ -59,6 +59,12 @@ class Subject:
     old: Domain  # where the task data is from; its stream is empty
     streams: Sequence[Domain]  # one after the other
     noise: float  # share of the thumbs that say the contrary
+    checks: Sequence[Domain] = ()  # further held-out texts; their streams are empty
+
+    @property
+    def tests(self) -> list[Domain]:
+        """All that it is tested on."""
+        return [self.old, *self.streams, *self.checks]
 
 
 def subject(name: str, settings: Settings, seed: int, console: Console) -> Subject:

@@ -1,4 +1,4 @@
-"""`liveloop bench learning`: which runs the table has, made where they are not there yet. Knows no figure's meaning: learning_table.py does."""
+"""`liveloop bench learning`: which runs the table has, made where they are not there yet. What they come to, learning_table.py knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of the learning table come to: accuracy by judgements, shares of what true labels gain, and the lines to meet. Runs nothing."""
+"""What the runs of the learning table come to: accuracy by judgements, shares of what true labels gain, lines to meet. Runs nothing."""
 
 from __future__ import annotations
 
@@ -46,15 +46,26 @@ def print_table(runs: Runs, console: Console) -> None:
 
 def _accuracies(line: str, runs: Runs) -> Table:
     judged = sorted({point["judged"] for _, curve in runs for point in curve.points if _NEW[line] in point})
-    table = Table(
-        "per cent right", *(f"{count:,}" for count in judged), "rested", "old domain", "± 95 %", title=f"liveloop bench learning: {line}"
-    )
+    columns = ["per cent right", *(f"{count:,}" for count in judged), "rested", "old domain", "± 95 %", "to 50 %", "to 80 %"]
+    table = Table(*columns, title=f"liveloop bench learning: {line}")
+    goals = [_curve(line, variant, arm, runs)["accuracy"] for _, variant, arm in _kinds(runs) if arm == "labels" and not variant]
     for _, variant, arm in _kinds(runs):
         found = _curve(line, variant, arm, runs)
         cells = [_percent(found["accuracy"].get(count)) for count in judged]
         old = f"{_percent(found['old'][0])} → {_percent(found['old'][-1])}" if found["old"] else ""
-        table.add_row(" ".join((variant, arm)).strip(), *cells, _percent(found["rested"]), old, f"{100 * found['interval']:.1f}")
+        reached = [_reached(found["accuracy"], goals[0], part) for part in (0.5, 0.8)] if goals else ["", ""]
+        name, interval = " ".join((variant, arm)).strip(), f"{100 * found['interval']:.1f}"
+        table.add_row(name, *cells, _percent(found["rested"]), old, interval, *reached)
     return table
+
+
+def _reached(accuracy: dict[int, float], goal: dict[int, float], part: float) -> str:
+    """After how many judgements this part of what true labels gain in all is gained, between evaluations in a straight line."""
+    wanted = goal[0] + part * (goal[max(goal)] - goal[0])
+    for (before, low), (after, high) in pairwise(accuracy.items()):
+        if high >= wanted > low:
+            return f"{before + (after - before) * (wanted - low) / (high - low):,.0f}"
+    return "" if len(accuracy) == 1 else "never"
 
 
 def _percent(share: float | None) -> str:
@@ -142,16 +153,6 @@ def _add_thumbs(add: Any, line: str, curve: dict[str, Any], curves: dict[tuple[s
             least / 100,
             aim / 100,
         )
-        for part in (0.5, 0.8):
-            goal = start + part * (labels["accuracy"][last] - start)
-            reached = next((count for count, value in accuracy.items() if value >= goal), None)
-            add(
-                f"{line}: judgements (in hundreds) to {100 * part:.0f} % of that gain, most",
-                None if reached is None else reached / 1e4,
-                1.0,
-                0.0,
-                most=True,
-            )
     if (bound := curves.get((line, "offline"))) and line == "movie":
         share = _share(curve["rested"] or accuracy[last], bound["accuracy"][max(bound["accuracy"])], start)
         add(f"movie: share of what true labels gain offline, rested at {last:,}", share, 0.85, 1.0)

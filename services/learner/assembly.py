@@ -53,4 +53,5 @@ def assemble(
 
 def new_loop(settings: Settings, materials: Materials, parts: Parts) -> LearnerLoop:
     """The loop that drives them."""
-    return LearnerLoop(parts, materials.recipe, Pace(settings.step_interval, settings.micro_batch_limit, settings.history))
+    pace = Pace(settings.step_interval, settings.micro_batch_limit, settings.history, settings.consolidate_after)
+    return LearnerLoop(parts, materials.recipe, pace)

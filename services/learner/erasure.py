@@ -77,7 +77,7 @@ def _learnt(db: sqlite3.Connection, ids: set[int]) -> tuple[int, list[int]]:
     first, versions = 0, list[int]()
     if not ids:
         return first, versions
-    for row, version, text in db.execute("SELECT row, version, body FROM rows WHERE kind = 'train' ORDER BY row"):
+    for row, version, text in db.execute("SELECT row, version, body FROM rows WHERE kind IN ('train', 'consolidate') ORDER BY row"):
         body = json.loads(text)
         if not ids.isdisjoint(body["new"]):
             versions.append(version)

@@ -51,6 +51,11 @@ UPDATE feedback SET state = ?, row = ?, last_row = ?, version = ?, standing = ?,
   FROM predictions WHERE predictions.prediction_id = feedback.prediction_id
 ) WHERE id = ?
 """
+_COUNT = {
+    "train": "UPDATE feedback SET uses = uses + 1, last_row = ? WHERE id = ?",
+    "consolidate": "UPDATE feedback SET consolidations = consolidations + 1, last_row = ? WHERE id = ?",
+}
+"""What becomes of feedback that a step takes again, by the step's kind."""
 _NEVER_AGAIN = (State.FEEDBACK_STATE_RETRACTED, State.FEEDBACK_STATE_SUPERSEDED, State.FEEDBACK_STATE_REJECTED)
 
 
@@ -131,13 +136,22 @@ class Journal(Versions):
 
     # Rows
 
-    def train(self, batch: MicroBatch, recipe: Recipe, digest: bytes, *, losses: Mapping[str, float], rate: float = 1.0) -> Row:
-        """Record a training step and what it makes of its feedback. Journalled feedback is never taken again."""
+    def train(
+        self,
+        batch: MicroBatch,
+        recipe: Recipe,
+        digest: bytes,
+        *,
+        losses: Mapping[str, float],
+        rate: float = 1.0,
+        kind: str = "train",
+    ) -> Row:
+        """Record a step, train or consolidate, and what it makes of its feedback. Journalled feedback is never taken again as new."""
         body = {"new": batch.new, "replayed": batch.replayed, "task": batch.task, "weights": batch.weights, "rate": rate, **losses}
         if traceparent := tracing.traceparent():  # a publish after a crash makes the same manifest
             body["traceparent"] = traceparent
         with self.transaction() as db:
-            row = self._append("train", recipe, body, digest)
+            row = self._append(kind, recipe, body, digest)
             db.executemany(
                 _LEARN,
                 [
@@ -146,7 +160,7 @@ class Journal(Versions):
                 ],
             )
             replayed = [(row.row, feedback) for feedback in batch.replayed]
-            db.executemany("UPDATE feedback SET uses = uses + 1, last_row = ? WHERE id = ?", replayed)
+            db.executemany(_COUNT[kind], replayed)
         telemetry.counter("feedback_outcomes_total").labels("trained").inc(len(batch.new))
         return row
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from liveloop import crash, telemetry, tracing
 from liveloop.errors import NotNow, Unavailable, WeightsRefused
 from services.learner.bursts import Burst
+from services.learner.consolidation import Consolidation
 from services.learner.forget import Forgetting
+from services.learner.housekeeping import Housekeeping
 from services.learner.journal import By
-from services.learner.live import LiveAccuracy
 from services.learner.micro_batch import MicroBatch, Trace
 from services.learner.operator import Operator
 from services.learner.parts import Parts
@@ -27,14 +28,8 @@ SETTLES = 3
 """Settle rows after the last step: they bring the last thumb of a long stream from 2 % to 88 % of its step, a lone one from 90 to 99 %."""
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
-_SAVE_ROWS, _SAVE_SECONDS = 64, 60.0
-"""A restart redoes at most this much."""
-_BLESSED_KEPT = 10
-"""Blessed versions that stay in the stores."""
 _IDLE = 0.05
 """Seconds to wait for events when nothing is to do."""
-_RELEASE, _CHORES = 1.0, 10.0
-"""Seconds between two releases of what was read, and between two rounds of the other housekeeping."""
 
 _log = telemetry.logger(part="loop")
 
@@ -46,6 +41,7 @@ class Pace:
     step_interval: float  # seconds from one row's start to the next, at the least
     micro_batch_limit: int  # feedbacks in one step at the most
     history: float  # seconds for which examples are kept
+    consolidate_after: float  # seconds without new feedback after which stored feedback is consolidated
 
 
 class LearnerLoop:
@@ -60,15 +56,19 @@ class LearnerLoop:
         forgetting = Forgetting(parts, recipe, self.save, self._go_on)
         self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting, self._reader)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
-        self._live = LiveAccuracy(parts.journal.db)
+        self._consolidation = Consolidation(parts.journal.db, parts.batches, pace.consolidate_after)
+        self._housekeeping = Housekeeping(parts, pace.history)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
         self._settles = 0
         self._refused: list[tuple[int, ...]] = []
         self._last_start = 0.0
-        self._saved_row, self._saved_at = 0, time.monotonic()
-        self._chores_at = 0.0
-        self._released_at = 0.0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whatever was read has been learnt, settled, evaluated and consolidated: nothing is to do before more comes, or time passes."""
+        to_do = self._has_rows_to_make(self._waiting()) or self._parts.examiner.has_work or self._consolidation.is_due
+        return not to_do
 
     def stop(self) -> None:
         """Make `run` return after the turn under way."""
@@ -93,7 +93,7 @@ class LearnerLoop:
 
     def save(self) -> None:
         """Save the tensors and wait for it: on exit."""
-        self._save(wait=True)
+        self._housekeeping.save(wait=True)
 
     def turn(self) -> None:
         """One turn: what is ordered, read what has come, then a step, a settling or a slice of an evaluation."""
@@ -101,7 +101,7 @@ class LearnerLoop:
         parts.journal.renew()
         if parts.orders.carry_out(self._operator):
             parts.examiner.begin_again()
-            self._chores_at = 0.0  # what is kept may have changed
+            self._housekeeping.hurry()
         parts.publication.catch_up(parts.trainer.bits)
         self._read()
         waiting = self._waiting()
@@ -110,18 +110,17 @@ class LearnerLoop:
             self._examine()
         elif due and waiting:
             self._step()
+        elif due and self._consolidation.is_under_way:
+            self._consolidate()
         elif due and self._settles:
             self._settle()
         elif self._may_examine(waiting):
             self._examine()
+        elif due and self._consolidation.is_due:  # from a state that is settled and evaluated
+            self._consolidation.begin(self._recipe.seed + parts.journal.next_row(), micro_batch=self._recipe.micro_batch)
         if why := self._promotion.turn():
             self._rollback.take_back(parts.publication.blessed, why)
-        self._chores()
-
-    @property
-    def is_quiet(self) -> bool:
-        """All that was read is learnt from and settled, and the newest version is evaluated."""
-        return not (self._waiting() or self._settles or self._parts.examiner.has_work)
+        self._housekeeping.turn()
 
     def _waiting(self) -> int:
         """Feedbacks to learn from now: none while training is paused."""
@@ -132,15 +131,18 @@ class LearnerLoop:
 
     def _read(self) -> None:
         waiting = self._waiting()
-        idle = min(_IDLE, max(0.0, self._seconds_until_due())) if waiting or self._settles else _IDLE
-        self._reader.read(0.0 if self._may_examine(waiting) else idle, note_end=self._has_chores())
+        idle = min(_IDLE, max(0.0, self._seconds_until_due())) if self._has_rows_to_make(waiting) else _IDLE
+        self._reader.read(0.0 if self._may_examine(waiting) else idle, note_end=self._housekeeping.is_due)
+
+    def _has_rows_to_make(self, waiting: int) -> bool:
+        return bool(waiting or self._settles or self._consolidation.is_under_way)
 
     def _seconds_until_due(self) -> float:
         return self._last_start + self._pace.step_interval - time.monotonic()
 
     def _may_examine(self, waiting: int) -> bool:
         examiner = self._parts.examiner
-        idle = self._parts.journal.is_paused() or not (waiting or self._settles)
+        idle = self._parts.journal.is_paused() or not self._has_rows_to_make(waiting)
         return examiner.has_work and (idle or examiner.has_credit)
 
     def _examine(self) -> None:
@@ -157,17 +159,24 @@ class LearnerLoop:
         batch = parts.batches.choose(nominal=recipe.micro_batch, limit=self._pace.micro_batch_limit, rng=self._rng)
         if not batch.new:
             return
+        self._consolidation.learnt()
         with _traced(parts.batches.traces(batch.new)):
             self._learn(batch)
 
-    def _learn(self, batch: MicroBatch) -> None:
+    def _consolidate(self) -> None:
+        self._last_start = time.monotonic()
+        batch, rate = self._consolidation.next(micro_batch=self._recipe.micro_batch)
+        if batch.replayed:
+            self._learn(batch, rate, kind="consolidate")
+
+    def _learn(self, batch: MicroBatch, rate: float = 1.0, *, kind: str = "train") -> None:
         parts, recipe = self._parts, self._recipe
         report = parts.trainer.compute(batch, recipe, parts.journal.next_row())
         crash.point("after-compute")
         if refusal := parts.guard.refusal(report):
-            self._refuse(batch.new, refusal)
+            self._refuse(batch, refusal)
             return
-        parts.trainer.apply(report, recipe)
+        parts.trainer.apply(report, recipe, rate=rate)
         try:
             staged = parts.publication.stage(parts.trainer.bits)
         except WeightsRefused as error:
@@ -175,7 +184,7 @@ class LearnerLoop:
             self._rollback.take_back(parts.publication.blessed, error.reason)
             return
         losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
-        row = parts.journal.train(batch, recipe, staged.digest, losses=losses)
+        row = parts.journal.train(batch, recipe, staged.digest, losses=losses, rate=rate, kind=kind)
         crash.point("after-journal")
         self._settles, self._refused = SETTLES, []
         _observe(report)
@@ -190,13 +199,16 @@ class LearnerLoop:
         staged = parts.publication.stage(parts.trainer.bits)
         parts.publication.publish(parts.journal.change("settle", self._recipe, {}, staged.digest), staged)
 
-    def _refuse(self, feedback: Sequence[int], why: str) -> None:
-        """Nothing was changed, so nothing is undone; after three in a row the weights themselves are suspected."""
-        _log.warning("a step was refused", reason=why, feedback=len(feedback))
+    def _refuse(self, batch: MicroBatch, why: str) -> None:
+        """Nothing was changed, so nothing is undone; after three steps in a row the weights themselves are suspected."""
+        _log.warning("a step was refused", reason=why, feedback=len(batch.feedback_examples))
         telemetry.counter("guard_decisions_total").labels("refuse").inc()
-        self._parts.journal.quarantine(feedback, f"its step was refused: {why}")
-        self._parts.journal.note("refuse", self._recipe, why=why, feedback=list(feedback))
-        self._refused.append(tuple(feedback))
+        self._parts.journal.quarantine(batch.new, f"its step was refused: {why}")
+        self._parts.journal.note("refuse", self._recipe, why=why, feedback=list(batch.new))
+        if not batch.new:
+            self._consolidation.give_up()
+            return
+        self._refused.append(batch.new)
         if len(self._refused) >= _REFUSALS:
             given_back = [one for refused in self._refused for one in refused]
             why = f"{_REFUSALS} steps in a row were refused; the last: {why}"
@@ -211,7 +223,8 @@ class LearnerLoop:
     def _begin_anew(self) -> None:
         """Other weights were journalled: what was under way is of the old ones."""
         self._settles, self._refused = 0, []
-        self._save(wait=False)
+        self._consolidation.give_up()
+        self._housekeeping.save(wait=False)
 
     def _go_on(self) -> None:
         """Keep the lease through an order that takes long. Raises NotNow where the learner is to stop."""
@@ -223,36 +236,6 @@ class LearnerLoop:
         """Bless what users prefer; what is being evaluated is compared with that from now on."""
         self._operator.promote(version, by)
         self._parts.examiner.begin_again()
-
-    # Housekeeping
-
-    def _chores(self) -> None:
-        newest = self._parts.journal.next_row() - 1
-        if newest - self._saved_row >= _SAVE_ROWS or (newest > self._saved_row and time.monotonic() - self._saved_at > _SAVE_SECONDS):
-            self._save(wait=False)
-        parts = self._parts
-        if time.monotonic() - self._released_at > _RELEASE:
-            self._released_at = time.monotonic()
-            parts.log.release(parts.journal.positions())
-        if not self._has_chores():
-            return
-        self._chores_at = time.monotonic()
-        parts.publication.check()
-        self._live.refresh()
-        if parts.journal.expire(parts.joiner, parts.log.partitions, self._pace.history):
-            self._chores_at -= _CHORES - _RELEASE
-        kept = parts.journal.kept(_BLESSED_KEPT, time.time() - self._pace.history)
-        parts.publication.publisher.collect([*kept, *parts.examiner.needs, parts.publication.candidate])
-
-    def _has_chores(self) -> bool:
-        return time.monotonic() - self._chores_at >= _CHORES
-
-    def _save(self, *, wait: bool) -> None:
-        with self._parts.journal.transaction():  # under the lease: the newest row is ours, and these tensors are what it left
-            row = self._parts.journal.last()
-        if row is not None:
-            self._parts.tensors.save(row.row, self._parts.trainer.tensors(), wait=wait)
-        self._saved_row, self._saved_at = self._parts.journal.next_row() - 1, time.monotonic()
 
 
 @contextmanager

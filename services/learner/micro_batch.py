@@ -70,8 +70,11 @@ class MicroBatches:
         rows = self._db.execute("SELECT id FROM feedback WHERE state = ? ORDER BY id LIMIT ?", (State.FEEDBACK_STATE_JOINED, limit))
         new = tuple(row[0] for row in rows)
         replayed = self._replay(max(nominal - len(new), min(len(new), nominal)), rng)
-        task = tuple(rng.sample(range(len(self._task_rows)), min(nominal, len(self._task_rows))))
-        return self.build(new, replayed, task, self.weights(new, replayed))
+        return self.build(new, replayed, self._task(nominal, rng), self.weights(new, replayed))
+
+    def again(self, feedback: Sequence[int], *, nominal: int, rng: random.Random) -> MicroBatch:
+        """Feedback that was learnt from before, and nothing new."""
+        return self.build((), feedback, self._task(nominal, rng), self.weights((), feedback))
 
     def weights(self, new: Sequence[int], replayed: Sequence[int]) -> tuple[float, ...]:
         """What the standing of their judges leaves of each one's weight now, in (0, 1]; empty: all of it."""
@@ -100,6 +103,9 @@ class MicroBatches:
         """The newest held-out feedbacks that somebody gave, by a name that stays theirs: a default reward says nothing about a model."""
         rows = self._db.execute(_HELD_OUT, (State.FEEDBACK_STATE_HELD_OUT, NOBODY, limit)).fetchall()
         return {f"feedback:{feedback}": self._example(feedback)[0] for (feedback,) in rows}
+
+    def _task(self, count: int, rng: random.Random) -> tuple[int, ...]:
+        return tuple(rng.sample(range(len(self._task_rows)), min(count, len(self._task_rows))))
 
     def _replay(self, count: int, rng: random.Random) -> tuple[int, ...]:
         """Up to `count` different feedbacks, near uniformly: the first at or after a random id (the ids have few gaps)."""

@@ -10,7 +10,7 @@ import torch
 from liveloop.errors import LiveloopError, NotFound
 from liveloop.weights.state import FlatState
 from services.learner.micro_batch import MicroBatch, MicroBatches
-from services.learner.rows import JournalRows, Row
+from services.learner.rows import STEPS, JournalRows, Row
 from services.learner.trainer import Trainer
 
 Load = Callable[[int], np.ndarray]
@@ -72,7 +72,7 @@ class Replay:
 
     def _apply(self, row: Row) -> None:
         leaves_out = not self.is_strict(row)
-        if row.kind == "train":
+        if row.kind in STEPS:
             recipe = self._journal.recipe(row.recipe)
             batch = self._batch(row, leaves_out=leaves_out)
             self._trainer.apply(self._trainer.compute(batch, recipe, row.row), recipe, rate=row.body["rate"])

@@ -19,7 +19,7 @@ from liveloop.weights.store import WeightStore
 from services.learner.journal import FORMAT
 from services.learner.micro_batch import MicroBatches
 from services.learner.redo import Cached, Load, Replay
-from services.learner.rows import JournalRows, Row
+from services.learner.rows import STEPS, JournalRows, Row
 from services.learner.tensors import newest_set
 from services.learner.trainer import Recipe, Trainer
 
@@ -116,7 +116,7 @@ def _start(cached: Cached | None) -> int:
 def _missing(replay: Replay, batches: MicroBatches, cached: Cached | None) -> int:
     """How many examples that the rows to be redone name are not kept any more; those that a rebuild left out are not missed."""
     start = _start(cached)
-    rows = (row for row in replay.rows if row.kind == "train" and row.row > start and replay.is_strict(row))
+    rows = (row for row in replay.rows if row.kind in STEPS and row.row > start and replay.is_strict(row))
     named = {one for row in rows for one in (*row.body["new"], *row.body["replayed"])}
     return len(named) - len(batches.kept(sorted(named)))
 

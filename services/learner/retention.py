@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from liveloop.v1.events_pb2 import CHANNEL_HOLDOUT
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner.rows import STEPS
 
 ROUND = 5000
 """Rows of a table looked at in one round: some 10 ms."""
@@ -127,7 +128,7 @@ class Retention:
         self._feedback = 0 if reached_the_young or len(block) < ROUND else last
 
     def _first_row(self, since: float) -> int:
-        """The first training step taken since then; a number after all rows where there was none."""
-        query = "SELECT row FROM rows WHERE kind = 'train' AND created_at >= ? ORDER BY created_at, row LIMIT 1"
-        found = self._db.execute(query, (since,)).fetchone()
-        return int(found[0]) if found else 1 << 62
+        """The first step taken since then; a number after all rows where there was none."""
+        query = "SELECT row FROM rows WHERE kind = ? AND created_at >= ? ORDER BY created_at, row LIMIT 1"
+        found = [self._db.execute(query, (kind, since)).fetchone() for kind in STEPS]
+        return min((row for (row,) in filter(None, found)), default=1 << 62)

@@ -12,6 +12,9 @@ from liveloop.errors import NotFound
 from services.learner.lineage import Span, is_in, resets, standing
 from services.learner.trainer import Recipe
 
+STEPS = ("train", "consolidate")
+"""Kinds of rows that learn: their bodies name feedback, task rows and the factor on the learning rate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

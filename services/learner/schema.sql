@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS feedback (
   returned INTEGER NOT NULL DEFAULT 0, -- it was given back once after a refusal
   agreement REAL,                    -- the probability, as of the answer, that what its judge says is right; none: nothing learnt it yet
   standing REAL NOT NULL DEFAULT 1,  -- what its judge's standing left of its weight when it was first learnt from
-  consolidations INTEGER NOT NULL DEFAULT 0, -- consolidating steps it took part in
+  consolidations INTEGER NOT NULL DEFAULT 0, -- consolidating steps it took part in; at most two, undone ones included
   UNIQUE (prediction_id, feedback_id)
 );
 CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, id);
@@ -68,6 +68,7 @@ CREATE INDEX IF NOT EXISTS feedback_by_version ON feedback (version);
 CREATE INDEX IF NOT EXISTS feedback_by_people ON feedback (id)
   WHERE judge != x'' AND source NOT IN (2, 3) AND prediction_id < 'example:';
 CREATE INDEX IF NOT EXISTS feedback_for_replay ON feedback (id) WHERE uses = 1 AND state IN (3, 4);
+CREATE INDEX IF NOT EXISTS feedback_to_consolidate ON feedback (id) WHERE consolidations < 2 AND state IN (3, 4);
 
 -- Every step and every decision, in order; never changed.
 CREATE TABLE IF NOT EXISTS rows (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import time
@@ -22,7 +23,7 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.mirror import Mirror
 from liveloop.weights.publisher import Publisher
-from services.learner import loop
+from services.learner import housekeeping
 from services.learner.evaluator import Evaluator
 from services.learner.examiner import Examiner
 from services.learner.joiner import Joiner, is_held_out
@@ -48,8 +49,15 @@ class Bench:
     """A learner that can be stopped and started on the same folder."""
 
     def __init__(
-        self, folder: Path, *, gated: bool = False, canary_share: float = 1.0, validation: Sequence[LabelledExample] = TASK_ROWS
+        self,
+        folder: Path,
+        *,
+        gated: bool = False,
+        canary_share: float = 1.0,
+        validation: Sequence[LabelledExample] = TASK_ROWS,
+        consolidate_after: float = math.inf,
     ) -> None:
+        self.consolidate_after = consolidate_after
         self.folder = folder
         self.gated = gated
         self.canary_share = canary_share
@@ -82,7 +90,9 @@ class Bench:
             tensors=TensorCache(self.folder / "tensors", history=1e6),
         )
         resume(self.parts, RECIPE)
-        self.loop = LearnerLoop(self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12))
+        self.loop = LearnerLoop(
+            self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12, consolidate_after=self.consolidate_after)
+        )
 
     def mirror(self) -> Mirror | None:
         """What copies the weights elsewhere; none here."""
@@ -307,7 +317,7 @@ def test_a_journal_of_another_model_stops_the_learner(bench: Bench):
 
 
 def test_silence_trains_once_although_nothing_more_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "_CHORES", 0.0)
+    monkeypatch.setattr(housekeeping, "CHORES", 0.0)
     journal, now = bench.parts.journal, time.time()
     bench.parts.joiner = Joiner(journal.db, labels=("negative", "positive"), window=0.5, default_reward=1.0)
     of = next(one for one in (id_at(now, number) for number in range(999)) if not is_held_out(one))

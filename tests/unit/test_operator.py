@@ -18,7 +18,7 @@ from liveloop.v1.learner_pb2 import FeedbackState as State
 from liveloop.v1.learner_pb2 import PauseRequest, Version, VersionState
 from liveloop.v1.learner_pb2_grpc import LearnerServiceStub
 from liveloop.weights import publisher
-from services.learner import loop as loop_module
+from services.learner import housekeeping
 from services.learner import server as server_module
 from services.learner.examiner import Examiner
 from services.learner.journal import By
@@ -203,7 +203,7 @@ def test_a_pause_stops_steps_and_not_reading_and_outlives_a_restart(led: Led):
 
 def test_a_pinned_version_outlives_collection_and_restarts_until_it_is_unpinned(led: Led, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(publisher, "KEYFRAME_INTERVAL", 2)
-    monkeypatch.setattr(loop_module, "_BLESSED_KEPT", 1)
+    monkeypatch.setattr(housekeeping, "_BLESSED_KEPT", 1)
     pinned = led.learn()
     led.order(lambda client: client.pin(pinned, **ANN))
     bits = led.parts.trainer.bits.copy()
@@ -224,7 +224,7 @@ def test_a_pinned_version_outlives_collection_and_restarts_until_it_is_unpinned(
 
 
 def collect(led: Led) -> None:
-    led.loop._chores_at = 0.0
+    led.loop._housekeeping.hurry()
     led.loop.turn()
 
 

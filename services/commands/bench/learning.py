@@ -29,7 +29,7 @@ _CHECKPOINTS = {
     "movie": (500, 1000, 1500, 2000, 2500, 3000, 3500, 4000),
     "tri": (500, 1000, 2000, 3000, 4000),
     "drift": (500, 1000, 1500, 2000),
-    "news": (100, 200, 400, 700, 1000, 1200),
+    "news": (100, 200, 400, 700, 1000, 1400),
 }
 _OBJECTIVES = ("complementary", "cross_entropy", "kl", "kto", "bco", "policy_gradient")
 _SCOPES = ("all", "last-2", "last-1", "head", "lora-8")

@@ -28,7 +28,7 @@ from services.commands.raters import LABELS, THREE_LABELS, RatedText, read_domai
 from services.learner.task_data import Row, TaskData
 
 _TRAIN, _VALIDATION, _TEST = 1000, 300, 1000
-_NEWS_TEST, _NEWS_PER_LABEL, _NEWS_NOISE = 750, 5, 0.05
+_NEWS_TEST, _NEWS_PER_LABEL, _NEWS_NOISE = 700, 5, 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     from services.commands.bench import bench_app
     from services.commands.demo import demo
+    from services.commands.evaluate import evaluate
     from services.commands.init import init
     from services.commands.keys import keys_app
     from services.commands.reproduce import reproduce
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("init")(init)
     app.command("demo")(demo)
     app.command("reproduce")(reproduce)
+    app.command("evaluate")(evaluate)
     app.add_typer(bench_app(), name="bench")
 
 

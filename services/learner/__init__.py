@@ -13,7 +13,8 @@ publication.py    from a journal row to a version that pods can fetch
 evaluator.py      how served bytes answer rows; verdict.py: what follows; examiner.py: which version, against which, on which rows
 canary.py         what the users of two channels say, and what follows; promotion.py: carries it out
 live.py           how right the answers were that people judged lately; intervals.py: how far a figure can be trusted
-off_policy.py     what another policy would have earned, from what was logged
+evaluation.py     how a version answers test rows and judged answers, beside version 1
+off_policy.py     what another policy would have earned; logged.py: from which answers
 operator.py       what may be ordered; orders.py: hands orders to the loop's thread; quarantine.py: the ways out of there
 loop.py           read, join, step, guard, journal, publish
 tensors.py        the cache of master, moments and EMA on disk

@@ -54,9 +54,10 @@ class Evaluator:
             self._flat[self._frozen :].copy_(as_bf16(trained))
             self._loaded = trained
         answers = self._task.answer(self._model, self._task.encode([example.text for example in rows.values()]))
-        return {name: _is_right(example, answer.label) for (name, example), answer in zip(rows.items(), answers, strict=True)}
+        return {name: is_right(example, answer.label) for (name, example), answer in zip(rows.items(), answers, strict=True)}
 
 
-def _is_right(example: LabelledExample | FeedbackExample, label: int) -> bool:
+def is_right(example: LabelledExample | FeedbackExample, label: int) -> bool:
+    """Whether an answer agrees with a row: with its label, or with what was said of an answer."""
     wrong_label = isinstance(example, FeedbackExample) and example.sign < 0
     return (label == example.label) is not wrong_label

@@ -67,6 +67,11 @@ def load_materials(settings: Settings, device: torch.device) -> Materials:
     return Materials(store, key, model.epoch, task, model.bundle.layout, train, labelled, _recipe(settings, device, digest))
 
 
+def read_test(folder: Path, labels: tuple[str, ...]) -> list[LabelledExample]:
+    """The test rows of the task data in `folder`; none where there is no file. Raises Misconfigured."""
+    return _rows(folder / "test.jsonl", labels)[0]
+
+
 def _check_scope(settings: Settings, bundle: ModelBundle) -> None:
     """The layout was made for one scope; a bundle of before there were scopes says nothing."""
     asked, made = parse(settings.scope), bundle.files.get(SCOPE_FILE, b"").decode()

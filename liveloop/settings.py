@@ -96,7 +96,7 @@ class Settings(BaseSettings):
 
     device: str = Field("auto", description="where the learner computes: auto, cpu, cuda, cuda:N")
     learner_threads: int = Field(0, ge=0, description="compute threads of the learner; 0: all cores, at nice 10")
-    learning_rate: float = Field(5e-5, gt=0, description="AdamW's learning rate, constant")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate, constant")
     feedback_weight: float = Field(1.0, ge=0, description="lambda in L_task + lambda * L_FB")
     default_reward: float | None = Field(
         None, ge=0, le=1, description="rating of a shown answer that nobody judged in the window; empty: none"

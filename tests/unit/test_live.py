@@ -25,9 +25,9 @@ from liveloop.v1.events_pb2 import (
     PredictionEvent,
 )
 from liveloop.v1.learner_pb2 import FeedbackState as State
+from services.learner import housekeeping
 from services.learner import joiner as joiner_module
 from services.learner import live as module
-from services.learner import loop as loop_module
 from services.learner.joiner import Joiner
 from services.learner.live import LiveAccuracy, Said, Slice, said, slices, uplift
 from tests.unit.test_joiner import at, feedback, prediction_id
@@ -180,7 +180,7 @@ def test_the_metrics_follow_what_is_said_and_a_holdout_that_ended_leaves_none(ju
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(loop_module, "_CHORES", 0.0)
+    monkeypatch.setattr(housekeeping, "CHORES", 0.0)
     found = Bench(tmp_path)
     yield found
     found.close()

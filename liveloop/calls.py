@@ -139,7 +139,7 @@ class Methods:
         return await self._call(self._learner.GetFeedbackStatus, request)
 
     async def feedback_summary(self) -> learner_pb2.GetFeedbackSummaryResponse:
-        """How much feedback is in each state, which signals were given, and the 100 commonest reasons."""
+        """How much feedback is in each state, which signals were given, the 100 commonest reasons, and the live accuracy."""
         return await self._call(self._learner.GetFeedbackSummary, learner_pb2.GetFeedbackSummaryRequest())
 
     async def versions(self, limit: int = 20) -> list[learner_pb2.Version]:

@@ -138,7 +138,7 @@ def status(
 
 @feedback.command()
 def summary(learner_port: LearnerPort = None) -> None:
-    """How much feedback is in each state, and which reasons people gave."""
+    """How much feedback is in each state, which reasons people gave, and how right the answers were that they judged lately."""
     from liveloop import report
 
     with connect(learner_port=learner_port) as client:

@@ -54,10 +54,16 @@ def status(found: learner_pb2.GetFeedbackStatusResponse) -> None:
 
 
 def summary(found: learner_pb2.GetFeedbackSummaryResponse) -> None:
-    """What is kept of feedback, counted; commonest first."""
+    """What is kept of feedback, counted, commonest first; and how right the newest judged answers were."""
     parts = [("state", found.states), ("signal", found.signals), ("reason", found.reasons)]
     rows = [(what, str(one.count), one.name) for what, counts in parts for one in sorted(counts, key=lambda one: -one.count)]
     _table(("by", "count", "name"), rows)
+    live = [(one.name, _points(one.accuracy), str(one.judged), str(one.judges)) for one in found.live]
+    if live:
+        Console().print()
+        _table(("live accuracy", "%", "judged", "judges"), live)
+    if found.HasField("holdout_uplift"):
+        _list(("gained over users held out, points", _points(found.holdout_uplift)))
 
 
 class Bar:
@@ -190,6 +196,11 @@ def dead_letter(found: learner_pb2.GetDeadLetterResponse) -> None:
         line = found.content[at : at + 16]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
         console.print(Text(f"{at:08x}  {line.hex(' '):47}  {text}"))
+
+
+def _points(found: learner_pb2.Interval) -> str:
+    """In points of a hundred, with its interval."""
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _percentages(version: learner_pb2.Version, splits: Sequence[str]) -> list[str]:

@@ -172,7 +172,7 @@ class Prediction(_message.Message):
     feedback_token: _builtins.str
     """The authority to judge this answer. Empty when it was not stored."""
     feedback_wanted: _builtins.bool
-    """A judgement of this answer would teach more than most: a page may ask for it. True for a set share of the stored answers at the most."""
+    """A judgement of this answer would teach more than most: a page may ask for it. True for a set share of the stored answers."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]:
         """All labels, best first; they sum to 1."""

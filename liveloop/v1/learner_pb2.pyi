@@ -908,13 +908,15 @@ Global___Count: _TypeAlias = Count  # noqa: Y015
 
 @_typing.final
 class GetFeedbackSummaryResponse(_message.Message):
-    """The feedback that is kept, counted."""
+    """The feedback that is kept, counted, and what it says of the answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATES_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    HOLDOUT_UPLIFT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___Count]:
         """By state, by its short name."""
@@ -927,20 +929,96 @@ class GetFeedbackSummaryResponse(_message.Message):
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Count]:
         """The 100 commonest reasons, commonest first."""
 
+    @_builtins.property
+    def live(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveSlice]:
+        """How right the newest judged answers were: "all", "channel:NAME", "source:NAME", "label:NAME"; those that nobody judged are left out."""
+
+    @_builtins.property
+    def holdout_uplift(self) -> Global___Interval:
+        """Live accuracy of users served by what was learnt, less that of those held out; absent without enough of either."""
+
     def __init__(
         self,
         *,
         states: _abc.Iterable[Global___Count] | None = ...,
         signals: _abc.Iterable[Global___Count] | None = ...,
         reasons: _abc.Iterable[Global___Count] | None = ...,
+        live: _abc.Iterable[Global___LiveSlice] | None = ...,
+        holdout_uplift: Global___Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holdout_uplift", b"holdout_uplift"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasons", b"reasons", "signals", b"signals", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holdout_uplift", b"holdout_uplift", "live", b"live", "reasons", b"reasons", "signals", b"signals", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFeedbackSummaryResponse: _TypeAlias = GetFeedbackSummaryResponse  # noqa: Y015
+
+@_typing.final
+class LiveSlice(_message.Message):
+    """Judged answers that have something in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    JUDGES_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What."""
+    judged: _builtins.int
+    """Judgements, the newest 1,000 at the most."""
+    judges: _builtins.int
+    """People who gave them."""
+    @_builtins.property
+    def accuracy(self) -> Global___Interval:
+        """Share of right answers, in [0, 1]."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        judged: _builtins.int = ...,
+        judges: _builtins.int = ...,
+        accuracy: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "judged", b"judged", "judges", b"judges", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveSlice: _TypeAlias = LiveSlice  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    """A figure and its 95 % interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """The figure."""
+    low: _builtins.float
+    """From here."""
+    high: _builtins.float
+    """To here."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class GetVersionRequest(_message.Message):

@@ -141,7 +141,7 @@ class LearnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFeedbackSummary(self, request, context):
-        """How much feedback is in each state, and which reasons people gave.
+        """How much feedback is in each state, which reasons people gave, and how right the answers were that they judged lately.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

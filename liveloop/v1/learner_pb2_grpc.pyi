@@ -38,7 +38,7 @@ class LearnerServiceStub:
     GetFeedbackStatus: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackStatusRequest, _learner_pb2.GetFeedbackStatusResponse]
     """What became of one feedback. NOT_FOUND: not read yet, or never sent."""
     GetFeedbackSummary: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackSummaryRequest, _learner_pb2.GetFeedbackSummaryResponse]
-    """How much feedback is in each state, and which reasons people gave."""
+    """How much feedback is in each state, which reasons people gave, and how right the answers were that they judged lately."""
     GetVersion: _grpc.UnaryUnaryMultiCallable[_learner_pb2.GetVersionRequest, _learner_pb2.GetVersionResponse]
     """Where one version came from and what was decided about it. NOT_FOUND: there is no such version."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_learner_pb2.ListVersionsRequest, _learner_pb2.ListVersionsResponse]
@@ -82,7 +82,7 @@ class LearnerServiceAsyncStub(LearnerServiceStub):
     GetFeedbackStatus: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackStatusRequest, _learner_pb2.GetFeedbackStatusResponse]  # type: ignore[assignment]
     """What became of one feedback. NOT_FOUND: not read yet, or never sent."""
     GetFeedbackSummary: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetFeedbackSummaryRequest, _learner_pb2.GetFeedbackSummaryResponse]  # type: ignore[assignment]
-    """How much feedback is in each state, and which reasons people gave."""
+    """How much feedback is in each state, which reasons people gave, and how right the answers were that they judged lately."""
     GetVersion: _aio.UnaryUnaryMultiCallable[_learner_pb2.GetVersionRequest, _learner_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Where one version came from and what was decided about it. NOT_FOUND: there is no such version."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_learner_pb2.ListVersionsRequest, _learner_pb2.ListVersionsResponse]  # type: ignore[assignment]
@@ -135,7 +135,7 @@ class LearnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _learner_pb2.GetFeedbackSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_learner_pb2.GetFeedbackSummaryResponse, _abc.Awaitable[_learner_pb2.GetFeedbackSummaryResponse]]:
-        """How much feedback is in each state, and which reasons people gave."""
+        """How much feedback is in each state, which reasons people gave, and how right the answers were that they judged lately."""
 
     @_abc_1.abstractmethod
     def GetVersion(

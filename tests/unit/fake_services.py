@@ -93,6 +93,8 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         return learner.GetFeedbackSummaryResponse(
             states=[learner.Count(name="expired", count=2), learner.Count(name="served", count=1234)],
             reasons=[learner.Count(name="too long", count=7)],
+            live=[learner.LiveSlice(name="all", judged=1000, judges=70, accuracy=learner.Interval(value=0.83, low=0.805, high=0.85))],
+            holdout_uplift=learner.Interval(value=0.041, low=-0.005, high=0.09),
         )
 
     def ListVersions(self, request: learner.ListVersionsRequest, context: grpc.ServicerContext) -> learner.ListVersionsResponse:

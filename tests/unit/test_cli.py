@@ -101,11 +101,14 @@ def test_what_the_learner_has_not_read_yet_is_pending_where_it_was_sent(run: Run
 def test_a_summary_shows_the_commonest_first_and_what_each_is(run: Run):
     said = run("feedback", "summary")
     assert said.code == 0
-    assert [line.strip().split(maxsplit=2) for line in said.out.splitlines()[1:]] == [
+    counted, live = said.out.split("\n\n")
+    assert [line.strip().split(maxsplit=2) for line in counted.splitlines()[1:]] == [
         ["state", "1234", "served"],
         ["state", "2", "expired"],
         ["reason", "7", "too long"],
     ]
+    assert re.search(r"all +83\.0 \(80\.5 to 85\.0\) +1000 +70", live)
+    assert re.search(r"held out.* 4\.1 \(-0\.5 to 9\.0\)", live)
 
 
 def test_a_refused_judgement_names_its_field(run: Run):

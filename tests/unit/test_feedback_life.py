@@ -338,3 +338,6 @@ def test_every_state_and_reason_is_counted_but_not_what_was_taken_back(tmp_path:
     assert [(one.name, one.count) for one in found.reasons] == [("long", 2), ("rude", 1)]
     assert {one.name: one.count for one in found.states} == {"joined": 2, "retracted": 2}
     assert {one.name: one.count for one in found.signals} == {"up": 2, "down": 1, "retraction": 1}
+    everything = found.live[0]
+    assert (everything.name, everything.judged, everything.judges, everything.accuracy.value) == ("all", 2, 1, 0.5)
+    assert everything.accuracy.low < 0.5 < everything.accuracy.high and not found.HasField("holdout_uplift")

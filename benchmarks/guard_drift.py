@@ -43,8 +43,9 @@ from services.learner.joiner import Joiner
 from services.learner.journal import Journal
 from services.learner.micro_batch import MicroBatches
 from services.learner.publication import Publication
+from services.learner.recipes import new_recipe
 from services.learner.task_data import Row
-from services.learner.trainer import Recipe, Trainer
+from services.learner.trainer import Trainer
 from services.learner.verdict import Comparison, Decision, Verdict, Verdicts, compare
 from services.learner.warm_start import choose
 
@@ -110,7 +111,7 @@ class Learner:
         self.journal = Journal(folder / "learner.db", holder="drift", clock=self.clock)
         self.journal.acquire(1)
         self.publisher = Publisher(DirectoryStore(folder / "weights"), key, epoch=self.journal.epoch)
-        self.recipe = _recipe(Settings())
+        self.recipe = new_recipe(Settings(learner_threads=1), bundle, CPU, "")
         self.batches = MicroBatches(self.journal.db, _examples(train), self.task.labels)
         self.joiner = Joiner(self.journal.db, labels=self.task.labels, window=1e9)
         self.trainer = Trainer(self.task, bundle.layout, CPU)
@@ -161,21 +162,6 @@ class Learner:
             if verdict := self.examiner.turn():
                 return verdict
         return None
-
-
-def _recipe(settings: Settings) -> Recipe:
-    names = (
-        "learning_rate",
-        "feedback_weight",
-        "warm_up",
-        "ema_decay",
-        "clip_norm",
-        "micro_batch",
-        "expert_weight",
-        "expert_share",
-        "seed",
-    )
-    return Recipe(**{name: getattr(settings, name) for name in names}, task_data="", threads=1, device="cpu", torch=torch.__version__)
 
 
 def _examples(rows: Sequence[Row]) -> list[LabelledExample]:

@@ -36,8 +36,11 @@ from services.learner.warm_start import memory
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 CPU = torch.device("cpu")
 RECIPE = Recipe(
+    objective="complementary",
+    optimizer="adamw",
     learning_rate=2e-5,
     feedback_weight=1.0,
+    kl_weight=0.0,
     warm_up=0,
     ema_decay=0.9,
     clip_norm=1.0,

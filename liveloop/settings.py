@@ -96,8 +96,15 @@ class Settings(BaseSettings):
 
     device: str = Field("auto", description="where the learner computes: auto, cpu, cuda, cuda:N")
     learner_threads: int = Field(0, ge=0, description="compute threads of the learner; 0: all cores, at nice 10")
-    learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate, constant")
+    objective: Literal["auto", "complementary", "cross_entropy", "kl", "kto", "bco", "policy_gradient"] = Field(
+        "auto", description="what a judgement teaches: `liveloop objectives` says when to use which"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="what takes the steps; sgd has momentum")
+    learning_rate: float | None = Field(None, gt=0, description="its full height; empty: by scope and optimizer")
     feedback_weight: float = Field(1.0, ge=0, description="lambda in L_task + lambda * L_FB")
+    kl_weight: float = Field(
+        0.0, ge=0, description="of KL(version 1 || model) in what a step minimises; 0: version 1 is not kept in memory"
+    )
     default_reward: float | None = Field(
         None, ge=0, le=1, description="rating of a shown answer that nobody judged in the window; empty: none"
     )

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from liveloop.errors import WrongLayout
-from liveloop.tasks import Answer, Encoded, FeedbackExample, LabelledExample
+from liveloop.tasks import Answer, Encoded, FeedbackExample, LabelledExample, Losses, Objective
 from liveloop.tasks.bert import Bert, is_bert
 from liveloop.tasks.flat import bind
 from liveloop.tasks.lora import ADAPTER_FILE, Adapter, adapt
+from liveloop.tasks.objectives import LOSSES, Judged, divergence, moved
 from liveloop.v1.weights_pb2 import Layout, ModelBundle
 
 
@@ -38,10 +39,12 @@ class Classification:
         found = self._tokenizer.encode_batch(list(texts))
         return [Encoded(tuple(one.ids) or (self._pad,), bool(one.overflowing)) for one in found]  # a text of spaces may have no token
 
-    def new_model(self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> torch.nn.Module:
-        """A model that computes from `flat` (fp32, [layout.total]), and accumulates into `gradients` where given (see `bind`)."""
+    def new_model(
+        self, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None, *, trained: torch.Tensor | None = None
+    ) -> torch.nn.Module:
+        """A model that computes from `flat` (fp32, [layout.total]); `gradients` and `trained` as in `bind`."""
         model = self._empty_model()
-        bind(model, layout, flat, gradients)
+        bind(model, layout, flat, gradients, trained=trained)
         return model.to(flat.device)
 
     def _empty_model(self) -> torch.nn.Module:
@@ -86,29 +89,56 @@ class Classification:
 
     def task_loss(self, model: torch.nn.Module, rows: Sequence[LabelledExample]) -> torch.Tensor:
         """Mean cross-entropy over labelled rows."""
-        logits_BK = self.logits(model, self.encode([row.text for row in rows]))
-        return F.cross_entropy(logits_BK, torch.tensor([row.label for row in rows], device=logits_BK.device))
+        return _cross_entropy(self._read(model, rows), rows)
 
-    def feedback_loss(self, model: torch.nn.Module, items: Sequence[FeedbackExample], nominal: int) -> torch.Tensor:
-        """Complementary likelihood: sum of weight * loss over max(nominal, len(items)); see `complementary_loss`."""
-        logits_BK = self.logits(model, self.encode([item.text for item in items]))
-        device = logits_BK.device
-        losses_B = complementary_loss(
-            logits_BK,
-            torch.tensor([item.label for item in items], device=device),
-            torch.tensor([item.sign for item in items], device=device),
-        )
-        weights_B = torch.tensor([item.weight for item in items], device=device)
-        return (weights_B * losses_B).sum() / max(nominal, len(items))
+    def losses(
+        self, model: torch.nn.Module, rows: Sequence[LabelledExample], feedback: Sequence[FeedbackExample], objective: Objective
+    ) -> Losses:
+        """What a step minimises: a forward pass of the feedback, one of the rows, and those of the reference where it is asked for."""
+        task = taught = kl = torch.zeros((), device=objective.baselines.device)
+        baselines, near = objective.baselines, []
+        if feedback:
+            logits_BK = self._read(model, feedback)
+            compares = LOSSES[objective.loss].reference or objective.measures_kl
+            reference_BK = self._refer(objective, feedback) if compares else logits_BK.detach()
+            taught, baselines = _feedback_loss(logits_BK, reference_BK, feedback, objective)
+            near.append((reference_BK, logits_BK))
+        if rows:
+            logits_BK = self._read(model, rows)
+            task = _cross_entropy(logits_BK, rows)
+            if objective.measures_kl:
+                near.append((self._refer(objective, rows), logits_BK))
+        if near and objective.measures_kl:
+            kl = torch.cat([divergence(*pair) for pair in near]).mean()
+        return Losses(task, taught, kl, baselines)
+
+    def _read(self, model: torch.nn.Module, examples: Sequence[LabelledExample | FeedbackExample]) -> torch.Tensor:
+        return self.logits(model, self.encode([example.text for example in examples]))
+
+    @torch.no_grad()
+    def _refer(self, objective: Objective, examples: Sequence[LabelledExample | FeedbackExample]) -> torch.Tensor:
+        assert objective.reference is not None
+        return self._read(objective.reference, examples)
 
 
-def complementary_loss(logits_BK: torch.Tensor, labels_B: torch.Tensor, signs_B: torch.Tensor) -> torch.Tensor:
-    """-log p(a) where the sign is +1, -log(1 - p(a)) where it is -1; [B].
+def _cross_entropy(logits_BK: torch.Tensor, rows: Sequence[LabelledExample]) -> torch.Tensor:
+    return F.cross_entropy(logits_BK, torch.tensor([row.label for row in rows], device=logits_BK.device))
 
-    The second is logsumexp(z) - logsumexp(z without a), which stays finite as p(a) goes to 1. This is the likelihood of learning from
-    complementary labels (Yu et al. 2018, arXiv 1711.09535) and the unlikelihood of Welleck et al. (2019, arXiv 1908.04319).
-    """
-    total_B = logits_BK.logsumexp(-1)
-    chosen_B = logits_BK.gather(-1, labels_B[:, None]).squeeze(-1)
-    others_B = logits_BK.masked_fill(F.one_hot(labels_B, logits_BK.shape[-1]).bool(), float("-inf")).logsumexp(-1)
-    return total_B - torch.where(signs_B > 0, chosen_B, others_B)
+
+def _feedback_loss(
+    logits_BK: torch.Tensor, reference_BK: torch.Tensor, items: Sequence[FeedbackExample], objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of weight * loss over max(nominal, len(items)), and the baselines after it; corrections move none."""
+    device, loss = logits_BK.device, LOSSES[objective.loss]
+    judged = Judged(
+        logits_BK,
+        torch.tensor([item.label for item in items], device=device),
+        torch.tensor([item.sign for item in items], device=device),
+        torch.tensor([item.propensity for item in items], device=device),
+        reference_BK,
+        objective.baselines,
+    )
+    weights_B = torch.tensor([item.weight for item in items], device=device)
+    named_B = torch.tensor([item.is_correction for item in items], device=device)
+    losses_B = torch.where(named_B, -judged.log_p_B, loss.compute(judged))
+    return (weights_B * losses_B).sum() / max(objective.nominal, len(items)), moved(loss, judged, weights_B * ~named_B)

@@ -52,10 +52,18 @@ def flatten(model: torch.nn.Module, layout: Layout) -> torch.Tensor:
     return flat
 
 
-def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: torch.Tensor | None = None) -> None:
+def bind(
+    model: torch.nn.Module,
+    layout: Layout,
+    flat: torch.Tensor,
+    gradients: torch.Tensor | None = None,
+    *,
+    trained: torch.Tensor | None = None,
+) -> None:
     """Make `model` compute from `flat` ([layout.total]), in evaluation mode: dropout is off, in training too.
 
-    With `gradients` ([layout.total - layout.frozen]) the tensors that are not frozen accumulate their gradients into it.
+    With `gradients` ([layout.total - layout.frozen]) the tensors that are not frozen accumulate their gradients into it. With `trained`, of
+    the same shape, they are views of that instead: two models share what is frozen.
     Raises WrongLayout when the model's tensors are not those of the layout.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in float_tensors(model)}
@@ -64,9 +72,10 @@ def bind(model: torch.nn.Module, layout: Layout, flat: torch.Tensor, gradients: 
     views: dict[int, torch.Tensor] = {}
     old = dict(float_tensors(model))
     for spec in layout.tensors:
-        view = _view(flat, spec)
+        is_frozen = spec.offset < layout.frozen
+        view = _view(flat, spec) if is_frozen or trained is None else _view(trained, spec, base=layout.frozen)
         if isinstance(old[spec.name], torch.nn.Parameter):
-            trains = gradients is not None and spec.offset >= layout.frozen
+            trains = gradients is not None and not is_frozen
             view = torch.nn.Parameter(view, requires_grad=trains)
             if gradients is not None and trains:
                 view.grad = _view(gradients, spec, base=layout.frozen)

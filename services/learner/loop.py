@@ -183,7 +183,7 @@ class LearnerLoop:
             parts.journal.quarantine(batch.new, f"its step was undone: {error.reason}")
             self._rollback.take_back(parts.publication.blessed, error.reason)
             return
-        losses = {"task_loss": report.task_loss, "feedback_loss": report.feedback_loss, "gradient_norm": report.gradient_norm}
+        losses = {f"{name}_loss": loss for name, loss in report.components.items()} | {"gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses, rate=rate, kind=kind)
         crash.point("after-journal")
         self._settles, self._refused = SETTLES, []
@@ -251,5 +251,5 @@ def _traced(traces: Sequence[Trace]) -> Iterator[None]:
 def _observe(report: StepReport) -> None:
     telemetry.counter("learner_steps_total").inc()
     telemetry.gauge("learner_last_step_timestamp_seconds").set(time.time())
-    telemetry.gauge("learner_loss").labels("task").set(report.task_loss)
-    telemetry.gauge("learner_loss").labels("feedback").set(report.feedback_loss)
+    for component, loss in report.components.items():
+        telemetry.gauge("learner_loss").labels(component).set(loss)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from liveloop.weights.directory import DirectoryStore
 from liveloop.weights.head import read_model
 from liveloop.weights.store import WeightStore
 from services.learner.evaluator import Evaluator
+from services.learner.recipes import new_recipe
 from services.learner.scope import SCOPE_FILE, parse
 from services.learner.trainer import Recipe, Trainer
 from services.learner.verdict import ENOUGH
@@ -64,7 +63,8 @@ def load_materials(settings: Settings, device: torch.device) -> Materials:
         raise Misconfigured(
             f"publish = gated needs at least {ENOUGH} labelled rows to evaluate on; {settings.data / 'task'} has {len(labelled)}"
         )
-    return Materials(store, key, model.epoch, task, model.bundle.layout, train, labelled, _recipe(settings, device, digest))
+    recipe = new_recipe(settings, model.bundle, device, digest)
+    return Materials(store, key, model.epoch, task, model.bundle.layout, train, labelled, recipe)
 
 
 def read_test(folder: Path, labels: tuple[str, ...]) -> list[LabelledExample]:
@@ -91,34 +91,6 @@ def choose_device(settings: Settings) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise Misconfigured(f"the device {settings.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _recipe(settings: Settings, device: torch.device, task_data: str) -> Recipe:
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return Recipe(
-        learning_rate=settings.learning_rate,
-        feedback_weight=settings.feedback_weight,
-        warm_up=settings.warm_up,
-        ema_decay=settings.ema_decay,
-        clip_norm=settings.clip_norm,
-        micro_batch=settings.micro_batch,
-        expert_weight=settings.expert_weight,
-        expert_share=settings.expert_share,
-        seed=settings.seed,
-        task_data=task_data,
-        threads=settings.learner_threads or os.cpu_count() or 1,
-        device=f"{device} {processor}",
-        torch=torch.__version__,
-    )
-
-
-def _processor() -> str:
-    """The processor's model, on which the last bits of a sum depend."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _evaluated(folder: Path, labels: tuple[str, ...]) -> dict[str, LabelledExample]:

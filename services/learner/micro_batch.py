@@ -132,14 +132,15 @@ class MicroBatches:
     def _example(self, feedback: int) -> tuple[FeedbackExample, int]:
         """The example and its source; its weight is that of anybody's word."""
         row = self._db.execute(
-            "SELECT text, predictions.label, signal, rating, feedback.label, source"
+            "SELECT text, predictions.label, propensity, signal, rating, feedback.label, source"
             " FROM feedback JOIN predictions USING (prediction_id) WHERE id = ?",
             (feedback,),
         ).fetchone()
         if row is None:
             raise NotFound(f"the example of feedback {feedback} is no longer kept")
-        text, answered, signal, rating, corrected, source = row
+        text, answered, propensity, signal, rating, corrected, source = row
         if signal == "correction":
-            return FeedbackExample(text, self._label_index[corrected], +1, 1.0), source
+            return FeedbackExample(text, self._label_index[corrected], +1, 1.0, is_correction=True), source
         strength = 2.0 * rating - 1.0 if signal == "rating" else (1.0 if signal == "up" else -1.0)
-        return FeedbackExample(text, self._label_index[answered], +1 if strength >= 0 else -1, abs(strength)), source
+        sign = +1 if strength >= 0 else -1
+        return FeedbackExample(text, self._label_index[answered], sign, abs(strength), propensity=propensity), source

@@ -13,7 +13,7 @@ from services.learner.lineage import is_in, resets, standing
 
 _LISTED = 1000
 """Feedbacks that are named; the rest is counted in `Version.feedback`."""
-_LOSSES = ("task_loss", "feedback_loss", "gradient_norm")
+_LOSSES = ("task_loss", "feedback_loss", "kl_loss", "gradient_norm")
 _ROW = """
 SELECT kind, rows.body, state_digest, rows.created_at, recipes.body, coalesce(signer, '')
 FROM rows JOIN recipes ON recipes.digest = recipe LEFT JOIN versions USING (version) WHERE rows.version = ?

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,7 @@ def reproduce(
     cached = newest_set(tensors, lambda row: row < made.row and not journal.is_spoilt(row))
     first = journal.first()
     assert first is not None and first.version is not None
+    trainer.refer_to(partial(load, first.version))
     trainer.reset(load(first.version))  # for the frozen values: the journal's rows and the tensors have none
     replay = Replay(journal, trainer, batches, load, cached=cached, until=version)
     if journal.is_replaced(version) or _missing(replay, batches, cached):

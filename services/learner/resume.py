@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from liveloop import telemetry
 from liveloop.errors import Misconfigured, NotFound, WeightsRefused
 from services.learner.erasure import truncate
@@ -23,6 +25,8 @@ def resume(parts: Parts, recipe: Recipe) -> None:
     journal, publisher, trainer = parts.journal, parts.publication.publisher, parts.trainer
     model = publisher.head.model_digest.hex()
     first = journal.first()
+    beginning = publisher.head.current if first is None or first.version is None else first.version
+    trainer.refer_to(partial(parts.publication.load, beginning))
     if first is None:
         trainer.reset(publisher.state.bits)
         journal.change("init", recipe, {"model": model}, publisher.state.digest, version=publisher.head.current)

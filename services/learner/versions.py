@@ -93,11 +93,11 @@ class Versions(LeasedDatabase, JournalRows):
     def kept(self, blessed: int, since: float) -> list[int]:
         """Versions that stay: pinned, the last `blessed` blessed ones, those that stand for the last hours, and those that a redo needs.
 
-        A redo of rows made after `since`, Unix seconds, starts from their bytes.
+        A redo of rows made after `since`, Unix seconds, starts from their bytes; the first is what steps may be compared with.
         """
         queries = [
             ("SELECT version FROM versions WHERE blessed_at IS NOT NULL ORDER BY blessed_at DESC LIMIT ?", (blessed,)),
-            ("SELECT version FROM rows WHERE kind IN ('init', 'rebase') AND created_at > ?", (since,)),
+            ("SELECT version FROM rows WHERE kind = 'init' OR kind = 'rebase' AND created_at > ?", (since,)),
             ("SELECT json_extract(body, '$.to') FROM rows WHERE kind = 'reset' AND created_at > ?", (since,)),
             ("SELECT version FROM pins", ()),
         ]

@@ -164,7 +164,7 @@ def test_a_labelled_row_is_learnt_as_a_correction():
     (name, *_), joiner = names(held_out=False), new_joiner()
     read(joiner, row(name, "negative", SOURCE_EXPERT))
     batch = MicroBatches(joiner._db, [LabelledExample("bad", 0)], ("negative", "positive")).choose(nominal=8, limit=8, rng=random.Random(0))
-    assert batch.feedback_examples == (FeedbackExample(f"text {name}", 0, +1, 1.0),) and batch.by_expert == (True,)
+    assert batch.feedback_examples == (FeedbackExample(f"text {name}", 0, +1, 1.0, is_correction=True),) and batch.by_expert == (True,)
 
 
 def test_a_labelled_row_with_an_unknown_label_is_rejected():

@@ -48,6 +48,8 @@ TASK_ROWS = [LabelledExample("good film", 1), LabelledExample("bad film", 0)] * 
 class Bench:
     """A learner that can be stopped and started on the same folder."""
 
+    recipe = RECIPE
+
     def __init__(
         self,
         folder: Path,
@@ -89,9 +91,9 @@ class Bench:
             examiner=Examiner(evaluator, journal, batches, trainer, publication),
             tensors=TensorCache(self.folder / "tensors", history=1e6),
         )
-        resume(self.parts, RECIPE)
+        resume(self.parts, self.recipe)
         self.loop = LearnerLoop(
-            self.parts, RECIPE, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12, consolidate_after=self.consolidate_after)
+            self.parts, self.recipe, Pace(step_interval=0.0, micro_batch_limit=64, history=1e12, consolidate_after=self.consolidate_after)
         )
 
     def mirror(self) -> Mirror | None:

@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from liveloop.tasks import FeedbackExample, LabelledExample
-from liveloop.tasks.classification import Classification, complementary_loss
+from liveloop.tasks import FeedbackExample, LabelledExample, Objective
+from liveloop.tasks.classification import Classification
 from liveloop.tasks.flat import narrow, widen
 from services.learner.guard import Guard
 from services.learner.micro_batch import MicroBatch
@@ -20,8 +18,11 @@ from services.learner.trainer import Recipe, StepReport, Trainer
 from tests.tiny import tiny_bundle
 
 RECIPE = Recipe(
+    objective="complementary",
+    optimizer="adamw",
     learning_rate=1e-3,
     feedback_weight=1.0,
+    kl_weight=0.0,
     warm_up=0,
     ema_decay=0.9,
     clip_norm=1.0,
@@ -49,35 +50,12 @@ def new_trainer() -> tuple[Trainer, Classification]:
     return trainer, task
 
 
-def test_complementary_loss_matches_a_hand_worked_case():
-    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]], dtype=torch.float64)
-    losses = complementary_loss(logits, torch.tensor([1, 1]), torch.tensor([+1, -1]))
-    assert losses.tolist() == pytest.approx([-math.log(0.75), -math.log(0.25)])
-
-
-@given(st.integers(2, 5), st.integers(0, 1000))
-@settings(max_examples=20)
-def test_complementary_gradient_agrees_with_finite_differences(classes: int, seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, classes, dtype=torch.float64, generator=generator, requires_grad=True)
-    labels = torch.randint(classes, (4,), generator=generator)
-    signs = torch.tensor([1, -1, 1, -1])
-    assert torch.autograd.gradcheck(lambda z: complementary_loss(z, labels, signs), (logits,))
-
-
-def test_a_thumb_down_on_a_certain_answer_stays_finite():
-    logits = torch.tensor([[0.0, 500.0]], requires_grad=True)
-    loss = complementary_loss(logits, torch.tensor([1]), torch.tensor([-1]))
-    loss.sum().backward()
-    assert loss.item() == pytest.approx(500.0) and torch.isfinite(logits.grad).all()
-
-
 def test_a_thumb_weighs_the_same_alone_as_in_a_full_micro_batch():
     _, task = new_trainer()
     bundle, bits = tiny_bundle()
-    model = task.new_model(bundle.layout, widen(bits))
-    alone = task.feedback_loss(model, [UP], 8)
-    among = task.feedback_loss(model, [UP, *[FeedbackExample("bad", 0, 1, 0.0)] * 7], 8)
+    model, objective = task.new_model(bundle.layout, widen(bits)), Objective("complementary", 8, torch.zeros(3))
+    alone = task.losses(model, [], [UP], objective).feedback
+    among = task.losses(model, [], [UP, *[FeedbackExample("bad", 0, 1, 0.0)] * 7], objective).feedback
     assert alone.item() == pytest.approx(among.item(), rel=1e-5)
 
 

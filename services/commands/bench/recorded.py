@@ -26,8 +26,9 @@ from services.commands.assets import demo_assets
 from services.commands.demo_model import demo_start
 from services.commands.raters import RatedText, read_study, thumb
 from services.learner.micro_batch import MicroBatch
+from services.learner.recipes import new_recipe
 from services.learner.scope import SCOPE_FILE, add_adapter, frozen_names, parse
-from services.learner.trainer import Recipe, Trainer
+from services.learner.trainer import Trainer
 
 SCOPES = ("all", "no-embeddings", "last-2", "head", "lora-8")
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4)
@@ -68,22 +69,9 @@ def judge(bundle: ModelBundle, bits: Bits, texts: Sequence[RatedText]) -> list[F
 def record(source: Source, settings: Settings, *, learning_rate: float, steps: int) -> Iterator[Bits]:
     """The served bits of version 1, then after each of `steps` optimiser steps: [layout.total] each, copies."""
     layout = source.bundle.layout
-    recipe = Recipe(
-        learning_rate=learning_rate,
-        feedback_weight=settings.feedback_weight,
-        warm_up=settings.warm_up,
-        ema_decay=settings.ema_decay,
-        clip_norm=settings.clip_norm,
-        micro_batch=settings.micro_batch,
-        expert_weight=settings.expert_weight,
-        expert_share=settings.expert_share,
-        seed=settings.seed,
-        task_data="",
-        threads=torch.get_num_threads(),
-        device="cpu",
-        torch=torch.__version__,
-    )
-    trainer, rng = Trainer(Classification(source.bundle), layout, torch.device("cpu")), random.Random(settings.seed)
+    cpu = torch.device("cpu")
+    recipe = replace(new_recipe(settings, source.bundle, cpu, ""), learning_rate=learning_rate)
+    trainer, rng = Trainer(Classification(source.bundle), layout, cpu), random.Random(settings.seed)
     trainer.reset(source.bits)
     yield trainer.bits.copy()
     for step in range(1, steps + 1):

@@ -16,7 +16,7 @@ from services.learner.scope import SCOPE_FILE, Scope, parse
 from services.learner.trainer import Recipe
 
 _WHOLE = 1e-4
-"""AdamW's learning rate for all of a model: chosen on validation data, for K = 2, 3 and 5 (docs/learning.md)."""
+"""AdamW's learning rate for all of a model, measured on validation texts (docs/learning.md)."""
 _SGD = 0.05
 """SGD's learning rate: a gradient is clipped to length 1, so a step of it is about as long as AdamW's of all of MiniLM."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ def online(
 def offline(settings: Settings, subject: Subject, seed: int, items: int, progress: Progress) -> Curve:
     """Task data and the right labels of the same texts, from version 1, three epochs."""
     rng = random.Random(f"visits/{seed}")
-    rows = [Row(one.item.text, one.item.label) for domain in subject.streams for one, _ in zip(visits(subject, domain, rng), range(items))]  # noqa: B905
+    shown = [visit.item for domain in subject.streams for visit in islice(visits(subject, domain, rng), items)]
+    rows = [Row(item.text, item.label) for item in shown]
     torch.set_num_threads(settings.learner_threads or torch.get_num_threads())
     known = [*subject.task_data.train, *rows]
     trained = train(subject.bundle, widen(subject.bits), known, subject.task_data.validation, Plan(epochs=_EPOCHS, seed=seed), progress)
@@ -118,7 +120,7 @@ class _Run:
         """Until there are so many judgements, or no texts are left."""
         while self._curve.judged < judged:
             wanted = min(_AT_ONCE, judged - self._curve.judged)
-            shown = [visit for visit, _ in zip(feed, range(wanted))]  # noqa: B905
+            shown = list(islice(feed, wanted))
             if not shown:
                 return
             self._turn(shown)

@@ -21,9 +21,18 @@ Rows = Sequence[tuple[str, ...]]
 
 
 def answers(predictions: Sequence[inference_pb2.Prediction], texts: Sequence[str]) -> None:
-    """One row an answer."""
-    rows = [(one.label, f"{one.scores[0].score:.2f}", str(one.version), one.prediction_id) for one in predictions]
+    """One row an answer, and on which of them a judgement would teach most."""
+    rows = [(one.label, f"{_score(one):.2f}", str(one.version), one.prediction_id) for one in predictions]
     _table(("label", "score", "version", "id", "text"), [(*row, text) for row, text in zip(rows, texts, strict=True)])
+    for one in predictions:
+        if one.feedback_wanted:
+            asked = f"Was this right? `liveloop feedback send {one.prediction_id} up`, or down"
+            Console(soft_wrap=True).print(Text(asked, style="dim"))
+
+
+def _score(one: inference_pb2.Prediction) -> float:
+    """The model's probability of the label that was chosen."""
+    return next(score.score for score in one.scores if score.label == one.label)
 
 
 def acknowledged(ack: inference_pb2.FeedbackAck, prediction_id: str) -> None:

@@ -2,7 +2,7 @@ import type { Judged, Liveloop, Signal, State, Status } from "./liveloop.js";
 import type { Record } from "./liveloop-records.js";
 
 export const sentences: { [state in State]: (status: Status) => string };
-export const words: { group: string; up: string; down: string; pick: string; undo: string };
+export const words: { group: string; ask: string; up: string; down: string; pick: string; undo: string };
 
 export class LiveloopThumbs extends HTMLElement {
   get prediction(): Judged | null;

@@ -16,7 +16,7 @@ export const sentences = {
   joined: () => "Learning: it waits for the next step.",
   trained: ({ step, version }) => `Learnt in step ${step}; version ${version} is on its way.`,
   served: ({ version }) => `Served in version ${version}, the first that learnt from it.`,
-  held_out: () => "Held out: kept to check the model with, one in ten; it is never trained on.",
+  held_out: ({ reason }) => `Held out: ${reason || "kept to check the model with, one in ten"}; it is never trained on.`,
   superseded: () => "Superseded: something said later about this answer counts instead.",
   retracted: () => "Taken back: it never trains again. What it already taught stays until a rebuild.",
   quarantined: ({ reason }) => `Set aside by the guard${because(reason)}`,
@@ -25,11 +25,11 @@ export const sentences = {
 };
 
 /** The words on the controls; replace any of them before the first element is made. */
-export const words = { group: "Judge this answer", up: "Right", down: "Wrong", pick: "It should be…", undo: "Undo" };
+export const words = { group: "Judge this answer", ask: "Was this right?", up: "Right", down: "Wrong", pick: "It should be…", undo: "Undo" };
 
 const thumb = "M2 10h4v11H2zM8 21V10l5-8c1.7 0 3 1.3 2.7 3L15 9h5.5A2 2 0 0 1 22.4 11.4l-2 8A2 2 0 0 1 18.5 21z";
 const icon = `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${thumb}"/></svg>`;
-const frame = `<div part="group" role="group">
+const frame = `<p part="prompt" hidden></p><div part="group" role="group">
   <button part="button up" type="button" data-say="up">${icon}<span></span></button>
   <button part="button down" type="button" data-say="down">${icon}<span></span></button>
   <select part="picker"></select>
@@ -57,21 +57,24 @@ look.replaceSync(`
   select[data-chosen] { border-color: currentcolor; box-shadow: inset 0 0 0 1px currentcolor; }
   [aria-pressed=true] svg { transform: scale(1.15); }
   [data-say=down][aria-pressed=true] svg { transform: rotate(180deg) scale(1.15); }
-  p { margin: .5rem 0 0; font-size: .88em; overflow-wrap: anywhere; }
-  p:empty { display: none; }
-  p::before { content: ""; display: inline-block; width: .55em; height: .55em; margin-right: .5em; border-radius: 50%; background: var(--_edge); }
-  :host([state=served]) p::before { background: var(--_up); }
-  :host([state=rejected]) p::before, :host([state=expired]) p::before, :host([state=quarantined]) p::before { background: var(--_down); }
+  [part=prompt] { margin: 0 0 .5rem; font-weight: 600; }
+  [part=prompt]:not([hidden]) + [part~=group] [data-say] { border-color: currentcolor; border-width: 2px; }
+  [part=status] { margin: .5rem 0 0; font-size: .88em; overflow-wrap: anywhere; }
+  [part=status]:empty { display: none; }
+  [part=status]::before { content: ""; display: inline-block; width: .55em; height: .55em; margin-right: .5em; border-radius: 50%; background: var(--_edge); }
+  :host([state=served]) [part=status]::before { background: var(--_up); }
+  :host(:is([state=rejected], [state=expired], [state=quarantined])) [part=status]::before { background: var(--_down); }
   @media (prefers-reduced-motion: reduce) { svg { transition: none; } }
 `);
 
 /**
  * Set `prediction` to an answer; `labels` where its scores do not name all, `note` to have something kept with the record. After a
- * reload the attribute `prediction-id` alone is enough. `liveloop` or the attribute `url` says where the gateway is. The attribute
- * `state` shows the state; the event `liveloop-state` tells of a new one, with the record as its detail.
+ * reload the attribute `prediction-id` alone is enough. `liveloop` or the attribute `url` says where the gateway is. With the attribute
+ * `wanted`, which an answer with `feedback_wanted` sets, the element asks, until something was said. The attribute `state` shows the
+ * state; the event `liveloop-state` tells of a new one, with the record as its detail.
  */
 export class LiveloopThumbs extends HTMLElement {
-  static observedAttributes = ["prediction-id", "feedback-token"];
+  static observedAttributes = ["prediction-id", "feedback-token", "wanted"];
   static #clients = new Map(); // one for each url
   #prediction = null;
   #labels = null;
@@ -85,7 +88,9 @@ export class LiveloopThumbs extends HTMLElement {
     root.adoptedStyleSheets = [look];
     root.innerHTML = frame;
     const [up, down] = root.querySelectorAll("[data-say]");
-    this.#parts = { up, down, pick: root.querySelector("select"), undo: root.querySelector("[part~=undo]"), status: root.querySelector("p") };
+    const [prompt, pick, undo, status] = ["prompt", "picker", "undo", "status"].map((part) => root.querySelector(`[part~=${part}]`));
+    this.#parts = { prompt, up, down, pick, undo, status };
+    prompt.textContent = words.ask;
     root.querySelector("[role=group]").ariaLabel = words.group;
     for (const side of [up, down]) {
       side.querySelector("span").textContent = words[side.dataset.say];
@@ -107,6 +112,7 @@ export class LiveloopThumbs extends HTMLElement {
 
   set prediction(prediction) {
     this.#prediction = prediction;
+    this.toggleAttribute("wanted", Boolean(prediction?.feedback_wanted));
     this.#renew();
   }
 
@@ -173,12 +179,14 @@ export class LiveloopThumbs extends HTMLElement {
 
   #show() {
     const record = this.record;
-    const { up, down, pick, undo, status } = this.#parts;
+    const { prompt, up, down, pick, undo, status } = this.#parts;
+    if (record) this.removeAttribute("wanted");
     const state = record?.status.state ?? "";
     for (const side of [up, down]) {
       side.ariaPressed = String(record?.signal === side.dataset.say);
       side.disabled = !this.prediction?.feedback_token;
     }
+    prompt.hidden = up.disabled || !this.hasAttribute("wanted");
     pick.value = record?.signal?.label ?? "";
     pick.toggleAttribute("data-chosen", Boolean(pick.value));
     pick.disabled = up.disabled;

@@ -6,6 +6,7 @@ export interface Prediction {
   propensity: number;
   truncated: boolean;
   feedback_token: string;
+  feedback_wanted: boolean;
 }
 
 /** What is needed of an answer to judge it. */

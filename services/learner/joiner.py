@@ -33,7 +33,7 @@ LIVE = (
 FINAL = (State.FEEDBACK_STATE_EXPIRED, State.FEEDBACK_STATE_REJECTED)
 """Given up, or refused: also by an operator, for whom a dropped judgement remains the last word of its judge."""
 _ORPHAN = "its prediction was not read within the feedback window"
-_ASKER_HELD_OUT = "version 1 answered it: its asker is held out, to show what the others gain from learning"
+_ASKER_HELD_OUT = "its asker is one of those held out, whom version 1 answers, to show what the others gain from learning"
 _NOT_PENDING = tuple(state for state in State.values() if state != State.FEEDBACK_STATE_PENDING)
 _NEW_PREDICTION = "INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _JUDGEMENTS = """

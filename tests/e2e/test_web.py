@@ -71,7 +71,7 @@ def wait_until(page: Page, expression: str) -> None:
     wait_for(lambda: page.evaluate(expression), expression)
 
 
-def give(page: Page, prediction: Prediction, **changes: str) -> str:
+def give(page: Page, prediction: Prediction, **changes: object) -> str:
     """Hand an answer to the element; its id."""
     page.evaluate("prediction => { thumbs.prediction = prediction; }", to_json(prediction) | changes)
     return prediction.prediction_id
@@ -137,6 +137,24 @@ def test_a_change_of_mind_supersedes_and_undo_takes_back(page: Page, loop: Runni
     assert "never trains again" in wait_state(page, "retracted")
     assert button(page, "Wrong").get_attribute("aria-pressed") == "false"
     assert not button(page, "Undo").is_visible()
+
+
+def test_a_judgement_that_is_wanted_is_asked_for_until_something_was_said(page: Page, loop: Running):
+    prompt = page.get_by_text("Was this right?", exact=True)
+    give(page, loop.predict("not a doubt about it"), feedback_wanted=False)
+    assert not prompt.is_visible()
+    wanted = loop.predict("a film of which one may think this or that")
+    give(page, wanted, feedback_wanted=True)
+    assert prompt.is_visible()
+    assert page.locator("liveloop-thumbs[wanted]").count() == 1
+    button(page, "Right").click()
+    wait_state(page, "unread", "joined", "trained", "served")
+    assert not prompt.is_visible()
+    button(page, "Undo").click()
+    wait_state(page, "retracted")
+    assert not prompt.is_visible(), "it asks again after an undo"
+    give(page, wanted, feedback_wanted=True, feedback_token="")
+    assert not prompt.is_visible(), "it asks for what cannot be said"
 
 
 def test_a_label_can_be_picked_instead(page: Page, loop: Running):

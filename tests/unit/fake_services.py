@@ -31,6 +31,7 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         self.requests: list[object] = []
         self.fail_next: list[LiveloopError] = []
         self.held_out = False
+        self.wanted = False  # feedback, on every answer
         self.hold = False  # accepted feedback stays unread
         self.asked = threading.Event()  # a text was asked
         self.answering = threading.Event()  # answers leave while this is set
@@ -187,6 +188,7 @@ class FakeLoop(InferenceServiceServicer, LearnerServiceServicer):
         answer = inference.Prediction(prediction_id=str(uuid.uuid4()), version=version, label=scores[0][1], propensity=1)
         answer.scores.extend(inference.LabelScore(label=label, score=score) for score, label in scores)
         answer.feedback_token = f"token of {answer.prediction_id}" if store else ""
+        answer.feedback_wanted = store and self.wanted
         return answer
 
     def _accept(self, feedback: Feedback) -> inference.FeedbackAck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import permutations
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_a_batch_is_of_one_channel_and_the_channels_take_turns():
 def test_the_channel_that_waited_runs_before_the_one_that_ran_last():
     async def scenario() -> None:
         async with Harness() as harness:
-            for last, other in ((Channel.CURRENT, Channel.BLESSED), (Channel.BLESSED, Channel.CURRENT)):
+            for last, other in permutations(Channel, 2):
                 harness.model.gate.clear()
                 harness.model.running.clear()
                 first = harness.ask(1, channels=[last])

@@ -1,4 +1,4 @@
-"""Two channels: who is in which, and that a pod holds each one's version bit for bit, whatever the head does."""
+"""The channels: who is in which, and that a pod holds each one's version bit for bit, whatever the head does."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def share(versions: Versions, store: DirectoryStore, of_askers: float) -> None:
     versions.publisher = Publisher(store, KEY, epoch=versions.publisher.head.epoch, canary_share=of_askers)
 
 
-def started(store: DirectoryStore, local: DirectoryStore | None = None) -> Subscriber:
-    pod = Subscriber(store, KEY.public_key(), local=local)
+def started(store: DirectoryStore, local: DirectoryStore | None = None, *, holdout: bool = False) -> Subscriber:
+    pod = Subscriber(store, KEY.public_key(), local=local, holdout=holdout)
     pod.start()
     return pod
 
@@ -87,6 +87,25 @@ def test_the_share_is_the_share_of_askers():
     askers = np.random.default_rng(0).bytes(16 * 20_000)
     current = sum(channel_of(askers[at : at + 16], 0.1) is CURRENT for at in range(0, len(askers), 16))
     assert current / 20_000 == pytest.approx(0.1, abs=0.01)
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1), st.floats(0, 1), st.floats(0, 1))
+def test_who_is_held_out_is_so_at_every_greater_share_and_whatever_the_canary_is(askers: list[bytes], one: float, other: float):
+    less, more = sorted((one, other))
+    for asker in askers:
+        held_out = channel_of(asker, 0.5, less) is Channel.HOLDOUT
+        assert held_out == (channel_of(asker, one, less) is Channel.HOLDOUT)
+        assert not held_out or channel_of(asker, 0.5, more) is Channel.HOLDOUT
+        assert held_out or channel_of(asker, one, less) is channel_of(asker, one)
+
+
+def test_the_holdout_takes_the_same_share_of_both_channels():
+    askers = np.random.default_rng(0).bytes(16 * 20_000)
+    each = [askers[at : at + 16] for at in range(0, len(askers), 16)]
+    for channel in (CURRENT, BLESSED):
+        members = [asker for asker in each if channel_of(asker, 0.5) is channel]
+        held_out = sum(channel_of(asker, 0.5, 0.05) is Channel.HOLDOUT for asker in members)
+        assert held_out / len(members) == pytest.approx(0.05, abs=0.01)
 
 
 def test_without_a_canary_there_is_one_channel(store: DirectoryStore, versions: Versions) -> None:
@@ -149,7 +168,7 @@ def test_the_blessed_version_is_found_from_its_own_keyframe(
     store: DirectoryStore, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "KEYFRAME_INTERVAL", 3)
-    pod = started(store)
+    pod, holding_out = started(store), started(store, holdout=True)
     for version in range(2, 14):
         versions.publish()
         versions.publisher.close()
@@ -158,8 +177,11 @@ def test_the_blessed_version_is_found_from_its_own_keyframe(
         versions.publisher.collect([])
         updates(pod)
         assert_serves(pod, versions, current=version, blessed=5 if version >= 6 else 1)
+        updates(holding_out)
+        assert_serves(holding_out, versions, current=version, blessed=5 if version >= 6 else 1, holdout=1)
     assert 5 not in [link.version for link in versions.publisher.head.chain]
     assert_serves(started(store), versions, current=13, blessed=5)
+    assert_serves(started(store, holdout=True), versions, current=13, blessed=5, holdout=1)
 
 
 def test_a_blessed_version_that_cannot_be_fetched_keeps_nobody_from_the_current_one(store: DirectoryStore, versions: Versions) -> None:
@@ -217,31 +239,34 @@ def test_a_head_that_does_not_lead_to_its_blessed_version_is_refused(store: Dire
         link_of(head, BLESSED)
 
 
-def test_the_last_good_copy_holds_both_channels(store: DirectoryStore, versions: Versions, tmp_path: Path) -> None:
-    local = DirectoryStore(tmp_path / "local")
-    pod = started(store, local)
+@pytest.mark.parametrize("expected", [{}, {"holdout": 1}], ids=["no holdout", "holdout"])
+def test_the_last_good_copy_holds_every_channel(
+    store: DirectoryStore, versions: Versions, tmp_path: Path, expected: dict[str, int]
+) -> None:
+    local, holdout = DirectoryStore(tmp_path / "local"), bool(expected)
+    pod = started(store, local, holdout=holdout)
     versions.publish()
     versions.publish()
     versions.publisher.bless(2)
     updates(pod)
     pod.keep_local()
-    assert_serves(started(DirectoryStore(tmp_path / "empty"), local), versions, current=3, blessed=2)
+    assert_serves(started(DirectoryStore(tmp_path / "empty"), local, holdout=holdout), versions, current=3, blessed=2, **expected)
 
 
 moves = st.lists(st.sampled_from(["publish", "publish", "bless", "on", "off", "follow", "collect", "back"]), max_size=25)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(moves)
+@given(moves, st.booleans())
 def test_whatever_the_learner_does_every_channel_equals_the_version_that_the_head_names(
-    tmp_path_factory: pytest.TempPathFactory, moves: list[str]
+    tmp_path_factory: pytest.TempPathFactory, moves: list[str], holdout: bool
 ) -> None:
     store = DirectoryStore(tmp_path_factory.mktemp("weights"))
     versions = Versions(store)
     mirrored = DirectoryStore(tmp_path_factory.mktemp("mirrored"))
-    copier = Copier(store, mirrored, kept=False)  # what pods serve is enough for them
+    copier = Copier(store, mirrored, kept=False, holdout=holdout)  # what pods serve is enough for them
     copier.copy(store.head() or b"")
-    pod = started(mirrored)
+    pod = started(mirrored, holdout=holdout)
     for move in [*moves, "follow"]:
         if move == "publish":
             versions.publish()
@@ -256,7 +281,7 @@ def test_whatever_the_learner_does_every_channel_equals_the_version_that_the_hea
             updates(pod)
             head = versions.publisher.head
             blessed = {"blessed": head.blessed} if head.canary_share < 1 else {}
-            assert_serves(pod, versions, current=head.current, **blessed)
+            assert_serves(pod, versions, current=head.current, **blessed, **({"holdout": 1} if holdout else {}))
         else:
             share(versions, store, 0.5 if move == "on" else 1.0)
     versions.publisher.close()

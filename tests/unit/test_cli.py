@@ -72,6 +72,15 @@ def test_predict_shows_label_score_version_and_id_of_every_text(run: Run):
     assert "[bold]awful[/bold]" in lines[1]
 
 
+def test_predict_says_on_which_answers_a_judgement_is_wanted(run: Run, loop: FakeLoop):
+    assert "Was this right?" not in run("predict", "not bad").out
+    loop.wanted = True
+    ended = run("predict", "not bad", "awful")
+    first, second, *asked = re.findall(UUID, ended.out)
+    assert asked == [first, second]
+    assert re.findall(r"liveloop feedback send \S+ up", ended.out) == [f"liveloop feedback send {one} up" for one in asked]
+
+
 def test_an_answer_is_judged_by_the_beginning_of_its_id_and_then_followed_and_taken_back(run: Run, loop: FakeLoop):
     whole = answer_id(run)
     sent = run("feedback", "send", whole[:12], "down")

@@ -82,6 +82,12 @@ def test_a_text_alone_is_short_for_one_input(http: httpx.Client, loop: FakeLoop)
     assert len(http.post("/v1/predict", json={"inputs": [{"text": "a"}, {"text": "b"}]}).json()["predictions"]) == 2
 
 
+def test_an_answer_says_whether_feedback_is_wanted(http: httpx.Client, loop: FakeLoop):
+    assert answer_of(http)["feedback_wanted"] is False
+    loop.wanted = True
+    assert answer_of(http)["feedback_wanted"] is True
+
+
 def test_one_feedback_and_a_list_are_both_taken_with_either_form_of_an_enum(http: httpx.Client, loop: FakeLoop):
     answer = answer_of(http)
     judged = {"prediction_id": answer["prediction_id"], "feedback_token": answer["feedback_token"]}

@@ -61,6 +61,7 @@ class Service:
         self.running = threading.Event()
         self.queue_limit = queue_limit
         self.canary_share = 1.0
+        self.holdout_share = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -90,6 +91,7 @@ class Service:
             self.tokens,
             max_text_bytes=MAX_TEXT_BYTES,
             serving=lambda: Serving(self.replica.version, 3, self.canary_share),
+            holdout_share=self.holdout_share,
             clock=lambda: self.now,
         )
         self._server = grpc.aio.server()
@@ -178,6 +180,22 @@ def test_a_canary_that_is_switched_off_leaves_everybody_with_the_current_version
     service.canary_share = 1.0
     assert {found.version for found in service.predict("a movie", user="anna")} == {5}
     assert [event.prediction.channel for event in service.events("prediction")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("canary_share", [1.0, 0.4])
+def test_users_who_are_held_out_are_always_answered_by_version_1_beside_a_canary_too(tmp_path: Path, canary_share: float):
+    service = Service(tmp_path)
+    service.canary_share, service.holdout_share = canary_share, 0.3
+    service.replica.open(Channel.HOLDOUT, service.bits, 1)
+    service.replica.open(Channel.BLESSED, service.bits, 3)
+    with service:
+        for number in range(12):
+            asker = service.tokens.asker(user=str(number), session_id="", prediction_id="")
+            expected = {Channel.CURRENT: 5, Channel.BLESSED: 3, Channel.HOLDOUT: 1}[channel_of(asker, canary_share, 0.3)]
+            found = [*service.predict("a movie", "a film", user=str(number)), *service.predict("a movie", user=str(number), store=False)]
+            assert {one.version for one in found} == {expected}
+        channels = {event.prediction.version: event.prediction.channel for event in service.events("prediction")}
+    assert channels.items() >= {1: events_pb2.CHANNEL_HOLDOUT, 5: events_pb2.CHANNEL_CURRENT}.items()
 
 
 def test_an_answer_names_its_version_and_all_labels_best_first(shared: Service):

@@ -1,7 +1,7 @@
 // "Your thumbs": what was judged in this browser, what became of it, and the answer before and after. Knows records and the list.
 
 import { askAgain, found, freshness, watched } from "./again.js";
-import { $, bars, digits, element, seconds } from "./parts.js";
+import { $, bars, digits, element, scoreOf, seconds } from "./parts.js";
 
 const MOST_SHOWN = 30;
 const items = new Map(); // prediction id to its list item
@@ -57,7 +57,7 @@ function make(records, record, ask) {
   const moment = new Date(record.at);
   const today = moment.toDateString() === new Date().toDateString();
   const when = moment.toLocaleString([], today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
-  const answered = element("p", [element("strong", prediction.label), ` ${digits(prediction.scores[0].score)} · version ${prediction.version} · ${when}`], "hint");
+  const answered = element("p", [element("strong", prediction.label), ` ${digits(scoreOf(prediction))} · version ${prediction.version} · ${when}`], "hint");
   const again = element("button", "Ask again", "quiet");
   again.type = "button";
   again.addEventListener("click", () => ask(note.text));

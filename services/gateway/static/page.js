@@ -4,7 +4,7 @@ import { Liveloop } from "/static/liveloop.js";
 import { Records } from "/static/liveloop-records.js";
 import "/static/liveloop-thumbs.js";
 import { showGiven } from "./given.js";
-import { $, bars, digits } from "./parts.js";
+import { $, bars, digits, scoreOf } from "./parts.js";
 import { showStrip } from "./strip.js";
 
 const MOST_BARS = 8; // models with many labels have a long tail of nothing
@@ -32,8 +32,9 @@ async function ask(text) {
 
 function show(answer, text) {
   $("label").textContent = answer.label;
-  $("score").textContent = digits(answer.scores[0].score);
+  $("score").textContent = digits(scoreOf(answer));
   $("version").textContent = `version ${answer.version}`;
+  $("explored").hidden = answer.label === answer.scores[0].label;
   $("truncated").hidden = !answer.truncated;
   bars($("scores"), answer.scores.slice(0, MOST_BARS).map(({ label, score }) => ({ name: label, value: score })));
   $("thumbs").note = { text };

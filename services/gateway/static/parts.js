@@ -2,6 +2,7 @@
 
 export const $ = (id) => document.getElementById(id);
 export const digits = (score) => score.toFixed(2);
+export const scoreOf = ({ label, scores }) => scores.find((one) => one.label === label)?.score ?? 0;
 export const seconds = (number) => `${number.toFixed(1)} s`;
 
 export function element(name, content = "", className = "") {

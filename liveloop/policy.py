@@ -4,8 +4,8 @@
     epsilon:E         with probability E any label, each as likely, else the best
     temperature:T     each label with probability proportional to p ** (1 / T)
 
-Exploring costs right answers and taught nothing more in any measurement: with two labels a thumb on one says all there is to say of the
-other. It is for logs from which other policies are to be judged.
+Exploring costs right answers, and with two labels it teaches nothing more: a thumb on one says all there is to say of the other. It is for
+logs from which other policies are to be judged.
 """
 
 from __future__ import annotations

@@ -17,12 +17,14 @@ def register(app: typer.Typer) -> None:
     from services.commands.evaluate import evaluate
     from services.commands.init import init
     from services.commands.keys import keys_app
+    from services.commands.objectives import objectives
     from services.commands.reproduce import reproduce
 
     app.command("up")(_up)
     app.add_typer(keys_app(), name="keys")
     app.command("init")(init)
     app.command("demo")(demo)
+    app.command("objectives")(objectives)
     app.command("reproduce")(reproduce)
     app.command("evaluate")(evaluate)
     app.add_typer(bench_app(), name="bench")

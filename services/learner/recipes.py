@@ -58,14 +58,23 @@ def default_learning_rate(optimizer: str, scope: Scope) -> float:
     return _WHOLE
 
 
+def scope_of(bundle: ModelBundle) -> Scope:
+    """What of the model is trained; a bundle of before there were scopes says nothing."""
+    return parse(bundle.files.get(SCOPE_FILE, b"").decode())
+
+
+def learning_rate(settings: Settings, bundle: ModelBundle) -> float:
+    """As it is set, else by what is trained and how."""
+    return settings.learning_rate or default_learning_rate(settings.optimizer, scope_of(bundle))
+
+
 def new_recipe(settings: Settings, bundle: ModelBundle, device: torch.device, task_data: str) -> Recipe:
     """How this model learns here; `task_data` is the digest of its labelled rows. Raises Misconfigured."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    scope = parse(bundle.files.get(SCOPE_FILE, b"").decode())
     return Recipe(
         objective=choose_objective(settings.objective, len(bundle.labels)).loss,
         optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate or default_learning_rate(settings.optimizer, scope),
+        learning_rate=learning_rate(settings, bundle),
         feedback_weight=settings.feedback_weight,
         kl_weight=settings.kl_weight,
         warm_up=settings.warm_up,

@@ -12,15 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from liveloop.errors import Misconfigured
 from liveloop.tasks import FeedbackExample, LabelledExample, Objective
 from liveloop.tasks.classification import Classification
 from liveloop.tasks.flat import widen
 from liveloop.tasks.objectives import BETA, LOSSES, MOST_IMPORTANCE, TAU, Judged, divergence, moved
 from liveloop.v1.events_pb2 import THUMB_DOWN, THUMB_UP
-from services.learner.recipes import choose_objective, default_learning_rate
 from services.learner.redo import redo
-from services.learner.scope import parse
 from services.learner.trainer import Trainer
 from tests.tiny import tiny_bundle
 from tests.unit.test_forget import Users
@@ -133,6 +130,11 @@ def test_a_thumb_on_a_certain_answer_stays_finite(name: str):
 def test_an_importance_weight_is_cut_off():
     rare = judged(torch.zeros(1, 2, dtype=torch.float64), [1], [+1], propensities_B=torch.tensor([0.001]))
     assert LOSSES["policy_gradient"].compute(rare).item() == pytest.approx(MOST_IMPORTANCE * math.log(2.0))
+
+
+def test_cross_entropy_on_thumbs_refuses_a_third_label():
+    with pytest.raises(ValueError, match="two labels"):
+        LOSSES["cross_entropy"].compute(random_case(3, 0))
 
 
 def test_baselines_are_running_means_of_what_was_judged():
@@ -251,22 +253,3 @@ def test_the_propensity_of_an_answer_reaches_its_loss(tmp_path: Path):
         db.execute("UPDATE predictions SET propensity = 0.25")
     assert [one.propensity for one in users.parts.batches.build([1, 2], [], []).feedback_examples] == [0.25, 0.25]
     users.end()
-
-
-def test_cross_entropy_on_thumbs_needs_two_labels():
-    with pytest.raises(Misconfigured, match="needs two labels, and the model has 3"):
-        choose_objective("cross_entropy", 3)
-    assert choose_objective("cross_entropy", 2).loss == "cross_entropy"
-    with pytest.raises(ValueError, match="two labels"):
-        LOSSES["cross_entropy"].compute(random_case(3, 0))
-
-
-@pytest.mark.parametrize("labels", [2, 3, 5])
-def test_auto_is_complementary_and_says_why(labels: int):
-    chosen = choose_objective("auto", labels)
-    assert chosen.loss == "complementary" and chosen.why
-
-
-def test_the_fewer_weights_move_the_further_each_may():
-    rates = [default_learning_rate("adamw", parse(scope)) for scope in ("all", "last-6", "last-2", "last-1", "lora-8", "head")]
-    assert rates == sorted(rates) and rates[0] == rates[1] < rates[2] < rates[3] < rates[4]

@@ -122,15 +122,17 @@ def test_an_adapter_beside_its_layer_computes_what_one_merged_into_it_does(start
     torch.testing.assert_close(logits(adapted, flat), logits(plain, merged))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_step_travels_to_a_pod_and_touches_the_scope_alone(start: Start, tmp_path: Path, scope: str):
+def test_a_step_travels_to_a_pod_and_touches_the_scope_alone(start: Start, tmp_path: Path, scope: str, optimizer: str):
+    recipe = replace(RECIPE, optimizer=optimizer, learning_rate={"adamw": 1e-2, "sgd": 1.0}[optimizer])
     model, key = start(scope), Ed25519PrivateKey.generate()
     trainer, frozen = new_trainer(model), model.bundle.layout.frozen
     with DirectoryStore(tmp_path) as store, Publisher.first(store, key, model.bundle, trainer.bits) as publisher:
         pod = Subscriber(store, key.public_key())
         pod.start()
         before = pod.state.bits.copy()
-        trainer.apply(trainer.compute(BATCH, RECIPE, 1), RECIPE)
+        trainer.apply(trainer.compute(BATCH, recipe, 1), recipe)
         publisher.publish(publisher.stage(trainer.bits), version=2, step=1, included=[], created_at=0.0)
         update = pod.next(timeout=5.0)
         assert update is not None and update.chunks == [0]

@@ -6,6 +6,8 @@ swap.py       what updates cost those who wait for answers
 events.py     from an outbox to Kafka and from Kafka into the journal; plain_kafka.py: kafka-python beside it
 learning.py   how well the loop learns: which runs; learning_run.py: one of them; learning_table.py: what they come to
 subjects.py   what is learnt: real texts and what real people said of them
+poison.py     what people who mean harm can do: which runs; poison_run.py: one of them; poison_table.py: what they come to
+finished.py   runs that are finished, so that a bench that was stopped goes on
 closed_loop.py the learner's own loop in one process, with simulated people
 recorded.py   recorded steps: real optimiser steps of the demo's model, as the versions that are served
 patches.py    one recording's patches: bytes and milliseconds, beside the baselines
@@ -39,6 +41,7 @@ def bench_app() -> typer.Typer:
     app.command("swap")(_swap)
     app.command("events")(_events)
     app.command("learning")(_learning)
+    app.command("poison")(_poison)
     return app
 
 
@@ -131,3 +134,23 @@ def _learning(
     from services.commands.bench.learning import bench_learning
 
     bench_learning(load_settings(), seeds=seeds, full=full, line=line, as_json=as_json, console=Console(stderr=as_json))
+
+
+def _poison(
+    *,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each kind; the table has their means.")] = 1,
+    judgements: Annotated[int, typer.Option(min=8, help="Judgements in a run, attackers' included.")] = 2000,
+    scenario: Annotated[
+        str, typer.Option(help="One attack: clean, flips-5, flips-10, push-10, push-20, push-40, trigger or burst-30.")
+    ] = "",
+    defence: Annotated[str, typer.Option(help="One defence: none, cap, trust, burst, guard or default.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What people who mean harm can do to the model, with each defence and without; finished runs are kept, so it goes on."""
+    from rich.console import Console
+
+    from liveloop.settings import load_settings
+    from services.commands.bench.poison import Extent, bench_poison
+
+    extent = Extent(seeds=seeds, judgements=judgements, attack=scenario, defence=defence)
+    bench_poison(load_settings(), extent, as_json=as_json, console=Console(stderr=as_json))

@@ -66,19 +66,16 @@ def test_flips_are_of_anybody_and_a_trigger_only_of_texts_with_the_phrase():
 
 def test_an_attack_goes_through_the_products_own_loop_and_the_cap_takes_weight_from_it(tmp_path: Path):
     settings, subject = Settings(learner_threads=1, learning_rate=1e-3, cache=tmp_path), new_subject()
-    found = {
-        name: attacked(settings, subject, ATTACKS["push-40"], DEFENCES[name], 0, 200, lambda *_: None)
-        for name in ("none", "cap", "default")
-    }
-    assert all([point["judged"] for point in one.points] == [0, 50, 100, 150, 200, 200] for one in found.values())
-    assert found["none"].attack == found["cap"].attack > 60
-    assert found["none"].weight == pytest.approx(0.4, abs=0.08) and found["cap"].weight < 0.85 * found["none"].weight
+    found = {name: attacked(settings, subject, ATTACKS["push-40"], DEFENCES[name], 0, 160, lambda *_: None) for name in ("none", "cap")}
+    assert all([point["judged"] for point in one.points] == [0, 40, 80, 120, 160, 160] for one in found.values())
+    assert found["none"].attack == found["cap"].attack > 48
+    assert found["none"].weight == pytest.approx(0.4, abs=0.08) and found["cap"].weight < 0.9 * found["none"].weight
     assert found["none"].rollbacks == found["cap"].rollbacks == 0
 
 
 def test_the_success_of_a_trigger_is_measured_with_and_without_its_phrase(tmp_path: Path):
     settings = Settings(learner_threads=1, learning_rate=1e-3, cache=tmp_path)
-    found = attacked(settings, new_subject(), ATTACKS["trigger"], DEFENCES["none"], 0, 64, lambda *_: None)
+    found = attacked(settings, new_subject(), ATTACKS["trigger"], DEFENCES["default"], 0, 64, lambda *_: None)
     assert found.success is not None and found.success_without is not None
     assert 0.0 <= found.success_without <= 1.0 and 0.0 <= found.success <= 1.0
 

@@ -74,7 +74,7 @@ def evaluated(settings: Settings, version: int, *, off_policy: bool, bar: Progre
     import torch
 
     from services.learner.evaluation import Answerer, judged, tested
-    from services.learner.logged import logged
+    from services.learner.logged import judges, logged
     from services.learner.materials import choose_device, load_materials, read_test
     from services.learner.micro_batch import MicroBatches
     from services.learner.reproduce import KeptVersions, ReadJournal
@@ -83,7 +83,8 @@ def evaluated(settings: Settings, version: int, *, off_policy: bool, bar: Progre
     materials, journal = load_materials(settings, device), ReadJournal(settings.data / "learner.db")
     torch.set_num_threads(materials.recipe.threads)
     test = read_test(settings.data / "task", materials.task.labels)
-    held_out = list(MicroBatches(journal.db, [], materials.task.labels).held_out(_HELD_OUT_ROWS).values())
+    held_out = MicroBatches(journal.db, [], materials.task.labels).held_out(_HELD_OUT_ROWS)
+    by = judges(journal.db, held_out)
     log = logged(journal.db, version) if off_policy else []
     if not (test or held_out or off_policy):
         raise NotFound(f"{settings.data / 'task' / 'test.jsonl'} has no rows, and no held-out answer was judged: nothing to evaluate on")
@@ -93,7 +94,7 @@ def evaluated(settings: Settings, version: int, *, off_policy: bool, bar: Progre
         Answerer(materials.task, materials.layout, _bits(kept, one), device, lambda texts: bar.advance(task, texts)) for one in (version, 1)
     )
     results, refused = _off_policy(ours, log) if off_policy else (None, "")
-    return Evaluation(version, tested(test, ours, first), judged(held_out, ours, first), results, refused)
+    return Evaluation(version, tested(test, ours, first), judged(list(held_out.values()), by, ours, first), results, refused)
 
 
 def _bits(kept: KeptVersions, version: int) -> np.ndarray:

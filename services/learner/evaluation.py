@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -16,7 +17,7 @@ from liveloop.tasks import FeedbackExample, LabelledExample, Task
 from liveloop.tasks.flat import as_bf16
 from liveloop.v1.weights_pb2 import Layout
 from services.learner.evaluator import is_right
-from services.learner.intervals import Estimate, Floats, paired, share
+from services.learner.intervals import Z_95, Estimate, Floats, clustered_share, groups, paired, paired_by_judge, share
 
 _BATCH = 32
 """Texts in a forward pass, of about the same length."""
@@ -101,12 +102,13 @@ def tested(rows: Sequence[LabelledExample], ours: Answerer, first: Answerer) -> 
     return Tested(report(rows, answered, ours.labels), report(rows, before, ours.labels), gained)
 
 
-def judged(rows: Sequence[FeedbackExample], ours: Answerer, first: Answerer) -> Judged | None:
-    """The same on what people said; None where nobody said anything."""
+def judged(rows: Sequence[FeedbackExample], judges: Sequence[bytes], ours: Answerer, first: Answerer) -> Judged | None:
+    """The same on what people said, `judges` beside it; None where nobody said anything."""
     if not rows:
         return None
-    version, before = _right(rows, ours.answer(rows)), _right(rows, first.answer(rows))
-    return Judged(len(rows), share(version), share(before), paired(version, before))
+    version, before, judge_N = _right(rows, ours.answer(rows)), _right(rows, first.answer(rows)), groups(judges)
+    accuracy, first_accuracy = (_share_by_judge(right, judge_N) for right in (version, before))
+    return Judged(len(rows), accuracy, first_accuracy, paired_by_judge(version, before, judge_N))
 
 
 def report(rows: Sequence[LabelledExample], answered: Sequence[int], labels: Sequence[str]) -> Report:
@@ -120,6 +122,11 @@ def report(rows: Sequence[LabelledExample], answered: Sequence[int], labels: Seq
     confusion = tuple(tuple(map(int, line)) for line in confusion_matrix(truth, answered, labels=numbers))
     macro = float(np.mean([one.f1 for one in found if one.rows]))
     return Report(len(rows), share(_right(rows, answered)), macro, found, confusion)
+
+
+def _share_by_judge(right: Sequence[bool], judge_N: npt.NDArray[np.int64]) -> Estimate:
+    found = clustered_share(np.array(right, dtype=np.float64), judge_N)
+    return Estimate(found.value, *found.interval(Z_95))
 
 
 def _right(rows: Sequence[LabelledExample | FeedbackExample], answered: Sequence[int]) -> list[bool]:

@@ -81,6 +81,14 @@ def paired(ours: Sequence[bool], theirs: Sequence[bool]) -> Estimate:
     return Estimate(net / rows, max(-1.0, middle - half), min(1.0, middle + half))
 
 
+def paired_by_judge(ours: Sequence[bool], theirs: Sequence[bool], group_N: npt.NDArray[np.int64]) -> Estimate:
+    """The same where rows of one group are not independent: the wider of that interval and the one from the groups' sums."""
+    alone = paired(ours, theirs)
+    gained_N = np.subtract(ours, theirs, dtype=np.float64)
+    half = Z_95 * clustered_error(gained_N - alone.value, group_N)
+    return Estimate(alone.value, max(-1.0, min(alone.low, alone.value - half)), min(1.0, max(alone.high, alone.value + half)))
+
+
 def groups(of: Sequence[bytes]) -> npt.NDArray[np.int64]:
     """The number of each one's group, from 0; int64, [N]."""
     return np.unique(np.asarray(of, dtype=object), return_inverse=True)[1].astype(np.int64)

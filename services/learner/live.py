@@ -82,7 +82,7 @@ def uplift(judgements: Sequence[Said]) -> Estimate | None:
     """How much more accurate answers were for those served by what was learnt than for those held out; None without enough of either.
 
     Both over the time in which somebody who is held out judged. Newcombe's interval of a difference, the judgements of each arm counted as
-    in `slices`: nobody is in both.
+    in `slices`. People judge their own answers, and are in one arm for good; a judge of other people's makes the interval only wider.
     """
     held_out = _CHANNELS[CHANNEL_HOLDOUT]
     places = [place for place, one in enumerate(judgements) if one.channel == held_out]

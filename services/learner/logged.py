@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,12 @@ def logged(db: sqlite3.Connection, version: int) -> list[Logged]:
     A policy's reward on what it was trained on is flattery, whatever the estimator.
     """
     return [Logged(*row) for row in db.execute(_LOGGED, (version,))]
+
+
+def judges(db: sqlite3.Connection, names: Iterable[str]) -> list[bytes]:
+    """Who gave each of these feedbacks, by the names that `MicroBatches.held_out` gives them."""
+    query = "SELECT judge FROM feedback WHERE id = ?"
+    return [bytes(db.execute(query, (int(name.rpartition(":")[2]),)).fetchone()[0]) for name in names]
 
 
 def rounds(found: Sequence[Logged], target: Answerer) -> Rounds:

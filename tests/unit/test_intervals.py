@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.learner.intervals import Z_95, Share, clustered_error, clustered_share, difference, groups, paired, share
+from services.learner.intervals import Z_95, Share, clustered_error, clustered_share, difference, groups, paired, paired_by_judge, share
 
 
 def test_the_intervals_are_the_published_ones():
@@ -77,6 +77,20 @@ def test_judgements_of_one_person_count_for_less_so_that_the_interval_still_cove
         naive += low <= 0.7 <= high
     assert 0.91 <= clustered / 300 <= 0.985
     assert naive / 300 < 0.8
+
+
+def test_a_paired_difference_by_judge_covers_the_truth_and_is_never_narrower_than_of_rows_alone():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(300):
+        judges = np.repeat(np.arange(60), rng.integers(1, 12, size=60))
+        wins, losses = rng.beta(1, 4, size=60)[judges], rng.beta(1, 9, size=60)[judges]
+        luck = rng.random(len(judges))
+        ours, theirs = (luck < wins), (luck > 1 - losses)
+        found, alone = paired_by_judge(ours, theirs, judges), paired(ours, theirs)
+        assert found.low <= alone.low and alone.high <= found.high
+        covered += found.low <= 0.2 - 0.1 <= found.high
+    assert 0.9 <= covered / 300 <= 0.985
 
 
 def test_independent_judgements_lose_almost_nothing_and_the_same_word_of_all_counts_once_a_judge():

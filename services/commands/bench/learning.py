@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from liveloop.errors import Misconfigured, sentence
+from liveloop.errors import Misconfigured
 from liveloop.settings import Settings
-from services.commands.bench.learning_run import ARMS, Curve, frozen, offline, online
+from services.commands.bench.finished import once
+from services.commands.bench.learning_run import ARMS, Curve, Told, frozen, offline, online
 from services.commands.bench.learning_table import print_table, summary
 from services.commands.bench.subjects import subject
-
-_SOURCES = ("liveloop/tasks", "services/learner", "services/commands/bench")
-_ROOT = Path(__file__).parents[3]
-_NOT_LEARNING = {"data", "cache", "seed", "log_format", "learner_threads", "inference_threads", "pod"}
-"""Settings that change no figure here, or that stand in a job beside them; so do all addresses, files and URLs."""
 
 _CHECKPOINTS = {
     "movie": (500, 1000, 1500, 2000, 2500, 3000, 3500, 4000),
@@ -105,29 +99,13 @@ def _arms(line: str) -> tuple[str, ...]:
     return ("frozen", "thumbs") if line == "drift" else ARMS
 
 
-def _run(settings: Settings, job: Job, console: Console, show: Any) -> Curve:
-    stored = settings.cache.expanduser() / "bench-learning" / f"{_digest(settings, job)}.json"
-    if stored.exists():
-        return Curve(**json.loads(stored.read_text("utf-8"))["curve"])
-    taught = subject(job.line, settings, job.seed, console)
-    if job.arm == "frozen":
-        curve = frozen(taught)
-    elif job.arm == "offline":
-        curve = offline(settings, taught, job.seed, job.checkpoints[-1], show)
-    else:
-        curve = online(settings, taught, job.arm, job.seed, job.checkpoints, show)
-    try:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        stored.write_text(json.dumps({"job": asdict(job), "curve": asdict(curve)}), "utf-8")
-    except OSError as error:
-        console.print(f"The run is not kept for the next time: {sentence(error)}.")
-    return curve
+def _run(settings: Settings, job: Job, console: Console, show: Told) -> Curve:
+    def make() -> dict[str, Any]:
+        taught = subject(job.line, settings, job.seed, console)
+        if job.arm == "frozen":
+            return asdict(frozen(taught))
+        if job.arm == "offline":
+            return asdict(offline(settings, taught, job.seed, job.checkpoints[-1], show))
+        return asdict(online(settings, taught, job.arm, job.seed, job.checkpoints, show))
 
-
-def _digest(settings: Settings, job: Job) -> str:
-    """Of the code that learns, of the data (the code names it by digest) and of everything that is set."""
-    code = [path.read_bytes() for folder in _SOURCES for path in sorted((_ROOT / folder).glob("*.py"))]
-    kept = settings.model_dump(mode="json", exclude=_NOT_LEARNING)
-    kept = {name: value for name, value in kept.items() if not name.endswith(("_file", "_listen", "_target", "_url"))}
-    content = json.dumps([asdict(job), kept, torch.__version__], sort_keys=True).encode()
-    return hashlib.sha256(b"\0".join([*code, content])).hexdigest()[:32]
+    return Curve(**once(settings, "bench-learning", asdict(job), make, console))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -31,7 +31,8 @@ _AT_ONCE = 8
 """Judgements between two steps: the nominal micro-batch."""
 _EPOCHS = 3
 
-Progress = Callable[[float, str], None]
+Told = Callable[[float, str], None]
+"""Told the share that is done, in [0, 1], and a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def frozen(subject: Subject) -> Curve:
 
 
 def online(
-    settings: Settings, subject: Subject, arm: str, seed: int, checkpoints: Sequence[int], progress: Progress, *, feed: Feed = visits
+    settings: Settings, subject: Subject, arm: str, seed: int, checkpoints: Sequence[int], progress: Told, *, feed: Feed = visits
 ) -> Curve:
     """Run thumbs or labels through a closed loop; `checkpoints` are numbers of judgements of each stream, `feed` is who comes."""
     curve, rng = Curve(), random.Random(f"visits/{seed}")
@@ -98,7 +99,7 @@ def online(
     return curve
 
 
-def offline(settings: Settings, subject: Subject, seed: int, items: int, progress: Progress) -> Curve:
+def offline(settings: Settings, subject: Subject, seed: int, items: int, progress: Told) -> Curve:
     """Task data and the right labels of the same texts, from version 1, three epochs."""
     rng = random.Random(f"visits/{seed}")
     shown = [visit.item for domain in subject.streams for visit in islice(visits(subject, domain, rng), items)]
@@ -112,7 +113,7 @@ def offline(settings: Settings, subject: Subject, seed: int, items: int, progres
 class _Run:
     """The stream of one arm, a few judgements at a time."""
 
-    def __init__(self, loop: ClosedLoop, arm: str, rng: random.Random, curve: Curve, progress: Progress, *, total: int) -> None:
+    def __init__(self, loop: ClosedLoop, arm: str, rng: random.Random, curve: Curve, progress: Told, *, total: int) -> None:
         self._loop, self._arm, self._rng, self._curve, self._progress, self._total = loop, arm, rng, curve, progress, total
         self._right: list[bool] = []
 
@@ -169,8 +170,3 @@ def _test(subject: Subject, flat: torch.Tensor) -> dict[str, float]:
         chosen = choose(task, model, [item.text for item in one.test])
         found[one.name] = sum(task.labels[at] == item.label for at, item in zip(chosen, one.test, strict=True)) / len(one.test)
     return found
-
-
-def as_json(curve: Curve) -> dict[str, Any]:
-    """Plain values."""
-    return asdict(curve)

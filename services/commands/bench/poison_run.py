@@ -13,7 +13,7 @@ from typing import Any
 
 from liveloop.settings import Settings
 from services.commands.bench.closed_loop import ClosedLoop, Said, closed_loop
-from services.commands.bench.learning_run import Progress, visits
+from services.commands.bench.learning_run import Told, visits
 from services.commands.bench.subjects import Item, Subject
 from services.learner.examiner import Examiner
 from services.learner.verdict import Verdict
@@ -113,7 +113,7 @@ def target(subject: Subject) -> str:
     return str(subject.bundle.labels[0])
 
 
-def attacked(settings: Settings, subject: Subject, attack: Attack, defence: Defence, seed: int, total: int, progress: Progress) -> Damage:
+def attacked(settings: Settings, subject: Subject, attack: Attack, defence: Defence, seed: int, total: int, progress: Told) -> Damage:
     """Run `total` judgements through a loop of its own, then let it rest."""
     found = Damage()
     said = votes(subject, attack, seed, total)

@@ -56,6 +56,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "learner_lag_events": ("Feedbacks read and joined that wait for a step.", ()),
     "learner_active": ("1 while this process holds the lease, 0 while it stands by.", ()),
     "learner_gap": ("1 while records are missing in the event log and an operator has not accepted that; nothing is read.", ()),
+    "learner_rate": ("Factor on the learning rate: below 1 where validation has stopped improving.", ()),
     "learner_paused": ("1 while no steps are taken, by the word of an operator or the guard.", ()),
     "learner_rebuild_progress": ("Share of the rows redone, while training is redone without what was erased; 0 when it is not.", ()),
     "evaluation_score": ("The last full evaluation.", ("metric", "split")),

@@ -18,6 +18,7 @@ from services.learner.housekeeping import Housekeeping
 from services.learner.journal import By
 from services.learner.micro_batch import MicroBatch, Trace
 from services.learner.operator import Operator
+from services.learner.pacemaker import Pacemaker
 from services.learner.parts import Parts
 from services.learner.promotion import Promotion
 from services.learner.reader import Reader
@@ -57,6 +58,7 @@ class LearnerLoop:
         self._operator = Operator(parts.journal, parts.publication, recipe, self._rollback.order, forgetting, self._reader)
         self._promotion = Promotion(parts.journal, parts.publication, self._promote)
         self._consolidation = Consolidation(parts.journal.db, parts.batches, pace.consolidate_after)
+        self._pacemaker = Pacemaker(parts.journal, recipe)
         self._housekeeping = Housekeeping(parts, pace.history)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
@@ -169,8 +171,11 @@ class LearnerLoop:
         if batch.replayed:
             self._learn(batch, rate, kind="consolidate")
 
-    def _learn(self, batch: MicroBatch, rate: float = 1.0, *, kind: str = "train") -> None:
+    def _learn(self, batch: MicroBatch, share: float = 1.0, *, kind: str = "train") -> None:
+        """One step with `share` of what the pace leaves of the learning rate."""
         parts, recipe = self._parts, self._recipe
+        self._pacemaker.look()
+        rate = share * self._pacemaker.rate
         report = parts.trainer.compute(batch, recipe, parts.journal.next_row())
         crash.point("after-compute")
         if refusal := parts.guard.refusal(report):

@@ -40,7 +40,7 @@ class PageHinkley:
     DELTA = 0.03
     """A rise below it is none."""
     LAMBDA = 25.0
-    """With 20 there is a false alarm in some 100,000 judgements of answers that are right half of the time, with 15 ten."""
+    """One false alarm in some 100,000 judgements (docs/decisions/0016-the-pace-of-learning.md); with 15 there are ten."""
     MEMORY = 2_000
     FEWEST = 100
     """Values from which the first mean is taken."""

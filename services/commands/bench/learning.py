@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ _CHECKPOINTS = {
     "news": (100, 200, 400, 700, 1000, 1400),
 }
 _OBJECTIVES = ("complementary", "cross_entropy", "kl", "kto", "bco", "policy_gradient")
+_NO_TASK_ROWS = "no task rows"
 _SCOPES = ("all", "last-2", "last-1", "head", "lora-8")
 
 
@@ -92,6 +93,8 @@ def _jobs(seeds: int, *, full: bool, line: str) -> list[Job]:
         at = _CHECKPOINTS["movie"][:4]
         jobs += [Job("movie", "thumbs", seed, at, one, {"objective": one}) for one in _OBJECTIVES for seed in every]
         jobs += [Job("movie", "thumbs", seed, at, one, {"scope": one}) for one in _SCOPES for seed in every]
+        jobs += [Job("movie", "thumbs", seed, at, "kl_weight 0.3", {"kl_weight": 0.3}) for seed in every]
+        jobs += [Job("movie", "thumbs", seed, at, _NO_TASK_ROWS) for seed in every]
     return [job for job in jobs if not line or job.line == line]
 
 
@@ -102,6 +105,8 @@ def _arms(line: str) -> tuple[str, ...]:
 def _run(settings: Settings, job: Job, console: Console, show: Told) -> Curve:
     def make() -> dict[str, Any]:
         taught = subject(job.line, settings, job.seed, console)
+        if job.variant == _NO_TASK_ROWS:
+            taught = replace(taught, task_data=replace(taught.task_data, train=[]))
         if job.arm == "frozen":
             return asdict(frozen(taught))
         if job.arm == "offline":

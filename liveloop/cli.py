@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from liveloop.v1.inference_pb2 import Prediction
     from liveloop.v1.learner_pb2 import GetFeedbackStatusResponse
 
-_OF_SERVICES = ("up", "init", "keys", "demo", "bench", "objectives", "reproduce", "evaluate")
+_OF_SERVICES = ("up", "init", "keys", "demo", "bench", "objectives", "reproduce", "evaluate", "report")
 _FULL_ID = 36  # characters of a UUID
 
 app = typer.Typer(help="A model that learns from its users while it serves them.", add_completion=False, no_args_is_help=True)

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     from services.commands.init import init
     from services.commands.keys import keys_app
     from services.commands.objectives import objectives
+    from services.commands.report import report
     from services.commands.reproduce import reproduce
 
     app.command("up")(_up)
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("objectives")(objectives)
     app.command("reproduce")(reproduce)
     app.command("evaluate")(evaluate)
+    app.command("report")(report)
     app.add_typer(bench_app(), name="bench")
 
 

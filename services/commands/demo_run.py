@@ -50,7 +50,7 @@ def run_demo(data: Path | None, *, seed: int, thumbs: int | None, as_json: bool)
         with _folder(data) as folder:
             settings = load_settings(data=folder, seed=seed, events_url="", weights_url="")
             prepare_demo(settings, console)
-            _Demo(settings, seed, thumbs, console).run(plot=(folder if data else _OUTPUT) / "accuracy.png", as_json=as_json)
+            _Demo(settings, seed, thumbs, console).run(page=(folder if data else _OUTPUT) / "report.html", as_json=as_json)
     except KeyboardInterrupt:
         console.print("Stopped.")
         raise typer.Exit(130) from None
@@ -84,7 +84,7 @@ class _Demo:
         self._console = console
         self._record = Record()
 
-    def run(self, *, plot: Path, as_json: bool) -> None:
+    def run(self, *, page: Path, as_json: bool) -> None:
         self._console.print("Starting inference, learner and gateway …")
         with Loop(self._settings), Client(self._settings.inference_listen, learner=self._settings.learner_listen, timeout=60.0) as client:
             self._client = client
@@ -96,7 +96,7 @@ class _Demo:
             with self._console.status("Waiting for the last thumbs, then asking again about the held-out texts …"):
                 self._settle()
                 after = self._evaluate()
-        self._report(before, after, plot, as_json)
+        self._report(before, after, page, as_json)
 
     def _answers(self, items: Sequence[RatedText]) -> list[Prediction]:
         """The served version's answers; not stored, so that they leave no trace in the loop."""
@@ -163,13 +163,14 @@ class _Demo:
             time.sleep(_PAUSE)
         raise LiveloopError(f"{len(self._record.waiting)} thumbs were not accounted for in {timeout:.0f} s")
 
-    def _report(self, before: dict[str, list[bool]], after: dict[str, list[bool]], plot: Path, as_json: bool) -> None:
-        from services.commands.demo_plot import write_plot  # matplotlib takes a second
+    def _report(self, before: dict[str, list[bool]], after: dict[str, list[bool]], page: Path, as_json: bool) -> None:
+        from services.commands.demo_chapter import demo_chapter  # matplotlib takes a second
+        from services.commands.report.writing import write_report
 
         names = {"new_domain": "movie reviews", "old_domain": "tweets"}
         gains = {name: gain(before[name], after[name]) for name in names}
         rows = [(names[name], _accuracy(before[name]), _accuracy(after[name]), gains[name]) for name in names]
-        write_plot(plot, self._record, rows)
+        write_report(self._settings, page, own=[demo_chapter(self._record, rows)], console=self._console)
         freshness = {f"p{share}": percentile(self._record.seconds(), share / 100) for share in (50, 95, 99)}
         self._console.print(result_table(rows))
         self._console.print(
@@ -177,7 +178,7 @@ class _Demo:
             f"(about a tenth is held out to check the model), {self._record.version} versions; "
             f"thumb to served p50 {freshness['p50'] or 0:.2f} s, p95 {freshness['p95'] or 0:.2f} s."
         )
-        self._console.print(f"The curves are in {plot}. Go on from here: liveloop up --data {self._settings.data}")
+        self._console.print(f"The report is in {page}. Go on from here: liveloop up --data {self._settings.data}")
         if as_json:
             accuracy = {name: {"before": _accuracy(before[name]).value, "after": _accuracy(after[name]).value} for name in names}
             print(json.dumps(_rounded(accuracy, gains["new_domain"], self._record, freshness)))  # noqa: T201  the one line that was asked for

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from services.commands.demo_plot import write_plot
+from services.commands.demo_chapter import demo_chapter
 from services.commands.demo_record import Record, Shown, estimate, gain
 from services.commands.demo_view import live_view, result_table
 from services.commands.freshness import Thumb
@@ -55,7 +54,9 @@ def test_the_result_gives_shares_and_the_interval_of_the_gain() -> None:
     assert any("60.0 % ± 9.6" in line and "80.0 % ± 7.8" in line and "+20.0 (+12.2 to +27.8)" in line for line in lines)
 
 
-def test_the_plot_is_a_png(tmp_path: Path) -> None:
+def test_the_report_holds_the_curves_and_both_domains() -> None:
     share = estimate([1.0, 0.0, 1.0])
-    write_plot(tmp_path / "accuracy.png", _record(300), [("movie reviews", share, share, share), ("tweets", share, share, share)])
-    assert (tmp_path / "accuracy.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    chapter = demo_chapter(_record(300), [("movie reviews", share, share, share), ("tweets", share, share, share)])
+    assert [row[0] for row in chapter.tables[0].rows] == ["movie reviews", "tweets"]
+    assert chapter.tables[0].rows[0][1] == "66.7 (13.3 to 120.0)"
+    assert "version 1, frozen" in chapter.figures[0].svg

@@ -25,8 +25,6 @@ from services.learner.reader import Reader
 from services.learner.rollback import Rollback
 from services.learner.trainer import Recipe, StepReport
 
-SETTLES = 3
-"""Settle rows after the last step: they bring the last thumb of a long stream from 2 % to 88 % of its step, a lone one from 90 to 99 %."""
 _REFUSALS = 3
 """Refused steps in a row after which the blessed weights come back."""
 _IDLE = 0.05
@@ -62,7 +60,7 @@ class LearnerLoop:
         self._housekeeping = Housekeeping(parts, pace.history)
         self._stopping = threading.Event()
         self._rng = random.Random(recipe.seed)
-        self._settles = 0
+        self._unsettled = False
         self._refused: list[tuple[int, ...]] = []
         self._last_start = 0.0
 
@@ -114,7 +112,7 @@ class LearnerLoop:
             self._step()
         elif due and self._consolidation.is_under_way:
             self._consolidate()
-        elif due and self._settles:
+        elif due and self._unsettled:
             self._settle()
         elif self._may_examine(waiting):
             self._examine()
@@ -137,7 +135,7 @@ class LearnerLoop:
         self._reader.read(0.0 if self._may_examine(waiting) else idle, note_end=self._housekeeping.is_due)
 
     def _has_rows_to_make(self, waiting: int) -> bool:
-        return bool(waiting or self._settles or self._consolidation.is_under_way)
+        return bool(waiting or self._unsettled or self._consolidation.is_under_way)
 
     def _seconds_until_due(self) -> float:
         return self._last_start + self._pace.step_interval - time.monotonic()
@@ -191,14 +189,14 @@ class LearnerLoop:
         losses = {f"{name}_loss": loss for name, loss in report.components.items()} | {"gradient_norm": report.gradient_norm}
         row = parts.journal.train(batch, recipe, staged.digest, losses=losses, rate=rate, kind=kind)
         crash.point("after-journal")
-        self._settles, self._refused = SETTLES, []
+        self._unsettled, self._refused = True, []
         _observe(report)
         parts.publication.publish(row, staged)
         parts.examiner.earn(time.monotonic() - self._last_start)
 
     def _settle(self) -> None:
         self._last_start = time.monotonic()
-        self._settles -= 1
+        self._unsettled = False
         parts = self._parts
         parts.trainer.settle()
         staged = parts.publication.stage(parts.trainer.bits)
@@ -227,7 +225,7 @@ class LearnerLoop:
 
     def _begin_anew(self) -> None:
         """Other weights were journalled: what was under way is of the old ones."""
-        self._settles, self._refused = 0, []
+        self._unsettled, self._refused = False, []
         self._consolidation.give_up()
         self._housekeeping.save(wait=False)
 

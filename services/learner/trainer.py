@@ -142,8 +142,12 @@ class Trainer:
         self._serve()
 
     def settle(self) -> None:
-        """Move the average half-way to the master; no gradient."""
+        """Let average and master meet half-way; no gradient.
+
+        The average of a long stream answers better than where its last step happened to end, and lacks most of what came last.
+        """
         self._ema.lerp_(self._parameter.detach(), 0.5)
+        self._parameter.detach().copy_(self._ema)
         self._averaged.zero_()
         self._serve()
 

@@ -90,9 +90,9 @@ def test_nothing_is_learnt_while_nobody_judges_and_a_lone_thumb_then_settles(loo
     ack = loop.accepted(loop.client.feedback(prediction, "down"))
     served = loop.wait_state(prediction, ack, State.FEEDBACK_STATE_SERVED)
     assert served.version == quiet + 1
-    assert loop.wait_settled() == quiet + 4
+    assert loop.wait_settled() == quiet + 2
     kinds = {version.version: version.kind for version in loop.client.versions()}
-    assert [kinds[quiet + 1 + n] for n in range(4)] == ["train", "settle", "settle", "settle"]
+    assert [kinds[quiet + 1 + n] for n in range(2)] == ["train", "settle"]
 
 
 def test_an_idle_loop_evaluates_and_blesses_what_it_serves(loop: Running) -> None:

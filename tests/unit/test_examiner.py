@@ -91,7 +91,7 @@ def test_a_collapse_is_served_for_a_few_slices_only(bench: Bench, monkeypatch: p
     bench.turn_until(bench.is_quiet)
     blessed = bench.parts.trainer.bits.copy()
     bad = spoil(bench, monkeypatch)
-    bench.loop._settles = 0
+    bench.loop._unsettled = False
     assert bench.head.current == bad
     for _ in range(PROBE // SLICE + 1):
         bench.loop.turn()
@@ -168,7 +168,7 @@ def test_a_slow_slide_goes_back_to_what_was_blessed_an_hour_ago(bench: Bench, mo
     bench.parts.journal.db.execute("UPDATE versions SET blessed_at = blessed_at - 4000")
     anchored = bench.parts.trainer.bits.copy()
     bad = spoil(bench, monkeypatch)
-    bench.loop._settles = 0
+    bench.loop._unsettled = False
     bench.parts.publication.bless(bad)  # as if it had got there by small steps
     bench.turn_until(lambda: bench.parts.journal.last().kind == "reset")
     assert bench.parts.journal.last().body["to"] == 1 and np.array_equal(bench.publisher.state.bits, anchored)

@@ -31,7 +31,7 @@ def decided(found: GetVersionResponse) -> list[tuple[str, str]]:
 
 def test_a_version_tells_what_its_step_learnt_from_and_with_what(led: Led):
     settled = led.learn()
-    found = led.client.version(settled - 3)
+    found = led.client.version(settled - 1)
     assert found.version.kind == "train" and found.version.parent == found.version.version - 1
     (learnt,) = found.feedback
     name = (learnt.feedback.prediction_id, learnt.feedback.feedback_id)

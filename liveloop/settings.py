@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -122,7 +123,7 @@ class Settings(BaseSettings):
     micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
     step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
     consolidate_after: float = Field(
-        20.0, ge=0, description="seconds without new feedback after which stored feedback is gone over again; inf: never"
+        inf, ge=0, description="seconds without new feedback after which stored feedback is gone over again; inf: never"
     )
     publish: Literal["fast", "gated"] = Field(
         "fast", description="publish every step's version at once, or only versions that passed the full evaluation"

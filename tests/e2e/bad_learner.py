@@ -28,8 +28,8 @@ class BadTrainer(Trainer):
         self._start = next(tensor.offset for tensor in layout.tensors if tensor.name == "classifier.weight") - layout.frozen
         self._steps = 0
 
-    def apply(self, report: StepReport, recipe: Recipe) -> None:
-        super().apply(report, recipe)
+    def apply(self, report: StepReport, recipe: Recipe, *, rate: float = 1.0) -> None:
+        super().apply(report, recipe, rate=rate)
         self._steps += 1
         if self._steps == int(os.environ[FLIP_AT]):
             for weights in (self._parameter.data, self._ema):

@@ -45,9 +45,6 @@ from services.learner.parts import Parts
 from services.learner.resume import resume
 from services.learner.warm_start import choose
 
-_QUIET = 1.0
-"""Seconds of quiet after which the loop consolidates; by default it waits longer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -101,9 +98,9 @@ class ClosedLoop:
         self._turn_until_learnt()
 
     def rest(self, seconds: float = 1800.0) -> None:
-        """Nobody says anything: turn until nothing is left to do, what was learnt is consolidated too."""
-        began = time.monotonic()
-        while not (self._loop.is_quiet and time.monotonic() > began + 2 * _QUIET) and time.monotonic() < began + seconds:
+        """Nobody says anything: turn until nothing is left to do."""
+        ends = time.monotonic() + seconds
+        while not self._loop.is_quiet and time.monotonic() < ends:
             self._loop.turn()
 
     def _turn_until_learnt(self) -> None:
@@ -162,9 +159,7 @@ def closed_loop(settings: Settings, subject: Subject) -> Iterator[ClosedLoop]:
     """A loop in a folder of its own, which goes with it. Steps follow each other at once."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="liveloop-bench-")))
-        own = settings.model_copy(
-            update={"data": folder / "data", "events_url": "", "weights_url": "", "step_interval": 0.0, "consolidate_after": _QUIET}
-        )
+        own = settings.model_copy(update={"data": folder / "data", "events_url": "", "weights_url": "", "step_interval": 0.0})
         publish(own, subject.bundle, np.asarray(subject.bits), subject.task_data, Console(quiet=True))
         device = choose_device(own)
         materials = load_materials(own, device)

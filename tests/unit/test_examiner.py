@@ -23,7 +23,7 @@ from services.learner.evaluator import Evaluator
 from services.learner.examiner import PROBE, SLICE, Examiner
 from services.learner.loop import LearnerLoop
 from services.learner.rollback import GUARD
-from services.learner.trainer import Trainer
+from services.learner.trainer import Recipe, StepReport, Trainer
 from services.learner.view import JournalView
 from tests.tiny import tiny_bundle
 from tests.unit.test_learner_loop import CPU, Bench
@@ -72,8 +72,13 @@ def learn(bench: Bench) -> None:
 def spoil(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
     """Learn from one thumb in a step that flips the signs; the version it made."""
     apply = Trainer.apply
+
+    def bad(self: Trainer, report: StepReport, recipe: Recipe, *, rate: float) -> None:
+        apply(self, report, recipe, rate=rate)
+        flip(self, bench.bundle.layout)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "apply", lambda self, report, recipe: (apply(self, report, recipe), flip(self, bench.bundle.layout)))
+        patch.setattr(Trainer, "apply", bad)
         learn(bench)
     return bench.parts.journal.last().version or 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -122,8 +121,8 @@ class Settings(BaseSettings):
     micro_batch: int = Field(8, ge=1, description="nominal feedbacks in a step, and labelled task rows beside them")
     micro_batch_limit: int = Field(64, ge=1, description="feedbacks in a step at most, when more wait")
     step_interval: float = Field(0.2, ge=0, description="seconds from one step's start to the next at the least")
-    consolidate_after: float = Field(
-        inf, ge=0, description="seconds without new feedback after which stored feedback is gone over again; inf: never"
+    consolidate_after: float | None = Field(
+        None, ge=0, description="seconds without new feedback after which stored feedback is gone over again; empty: never"
     )
     publish: Literal["fast", "gated"] = Field(
         "fast", description="publish every step's version at once, or only versions that passed the full evaluation"

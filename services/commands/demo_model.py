@@ -41,7 +41,7 @@ def demo_start(settings: Settings, console: Console) -> tuple[ModelBundle, np.nd
     """The demo's model, its first state (bf16 bit patterns, uint16, [layout.total]) and the tweets. Raises Misconfigured."""
     study = read_study(demo_assets(settings.cache, console).study)
     data = TaskData(train=_rows(study.tweets_train), validation=_rows(study.tweets_validation), test=_rows(study.tweets_test))
-    return *warm_start(settings, data, LABELS, console), data
+    return *warm_start(settings, data, LABELS, console, max_tokens=_MAX_TOKENS), data
 
 
 def warm_start(

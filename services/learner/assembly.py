@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 
 from liveloop.events import EventLog
@@ -53,5 +55,10 @@ def assemble(
 
 def new_loop(settings: Settings, materials: Materials, parts: Parts) -> LearnerLoop:
     """The loop that drives them."""
-    pace = Pace(settings.step_interval, settings.micro_batch_limit, settings.history, settings.consolidate_after)
+    pace = Pace(
+        settings.step_interval,
+        settings.micro_batch_limit,
+        settings.history,
+        inf if settings.consolidate_after is None else settings.consolidate_after,
+    )
     return LearnerLoop(parts, materials.recipe, pace)

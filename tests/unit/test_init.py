@@ -169,7 +169,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pub
     assets = Assets(save_checkpoint(tmp_path / "model", head=False), tmp_path / "study")
     monkeypatch.setattr(demo_model, "demo_assets", lambda _cache, _console: assets)
     monkeypatch.setattr(demo_model, "_MAX_TOKENS", 24)
-    monkeypatch.setitem(demo_model._PLAN, "seconds", 1e9)
+    monkeypatch.setattr(demo_model, "_SECONDS", 1e9)
     for name, size in (("TRAIN", 60), ("VALIDATION", 20), ("TEST", 20)):
         monkeypatch.setattr(raters, f"_TWEETS_{name}", size)
 

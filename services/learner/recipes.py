@@ -33,7 +33,7 @@ def choose_objective(asked: str, labels: int) -> Choice:
     """The feedback loss for so many labels. Raises Misconfigured for one that cannot be had.
 
     Auto is complementary for every number of labels and every serving policy: it is the likelihood of what people said, given the label
-    they were shown, so the propensity drops out of it. docs/learning.md measures it beside the others.
+    they were shown, so the propensity drops out of it. `liveloop bench learning --full` runs it beside the others.
     """
     if asked == "cross_entropy" and labels != 2:
         raise Misconfigured(
